@@ -1,0 +1,157 @@
+//! What a job is, once its file has been checked: past this point nothing is checked twice.
+
+use crate::ids::{Offset, PartitionId};
+use crate::pointer::Pointer;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A job as submitted, checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// 1 to 64 of `a-z A-Z 0-9 _ -`, not starting with `-`.
+    pub name: String,
+    /// What it computes.
+    pub dataflow: Dataflow,
+    /// At least one.
+    pub inputs: Vec<InputSpec>,
+    /// Where its results are written, besides the results store.
+    pub sinks: Vec<SinkSpec>,
+}
+
+/// The built-in dataflows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Dataflow {
+    /// The open one: `[tally]` in the job file.
+    Tally(TallySpec),
+}
+
+/// One `[[input]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputSpec {
+    pub topic: String,
+    /// A name of [`crate::decode::Formats::all`].
+    pub format: String,
+    /// Where reading starts.
+    pub from: Bound,
+    /// Where reading ends; `None`: never.
+    pub until: Option<Bound>,
+}
+
+/// A cut through a topic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Bound {
+    /// The first offset kept.
+    Beginning,
+    /// The end when the job was submitted.
+    End,
+    /// The first record whose log timestamp is at or after this time (ms since 1970), decided by each
+    /// partition's own log.
+    Time(i64),
+    /// By partition. Partitions not named: their beginning in `from`, without end in `until`.
+    Offsets(BTreeMap<PartitionId, Offset>),
+}
+
+/// `[tally]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TallySpec {
+    /// Empty: one subject, named like the job. Several: the subject is their JSON array as text.
+    pub subject: Vec<Pointer>,
+    /// What each event adds, at least one.
+    pub entries: Vec<EntrySpec>,
+    /// Empty exactly when `keep` is [`Keep::All`].
+    pub entity: Vec<Pointer>,
+    pub keep: Keep,
+    /// The event time. `None`: the order key begins with the log's timestamp.
+    pub order: Option<Pointer>,
+    /// A CEL expression over `event`; already known to compile.
+    pub filter: Option<String>,
+    /// At least one, no two equal. The first is `value` in the answers.
+    pub aggregates: Vec<Aggregate>,
+    /// How many lines of a subject are shown; `None`: all.
+    pub top: Option<usize>,
+    /// An event time more than this after the log's timestamp is rejected.
+    pub ahead: Duration,
+}
+
+/// One `[[tally.entry]]`, or `group` and `value` of `[tally]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EntrySpec {
+    /// The parts of the group; empty: the subject's one line, named "".
+    pub group: Vec<Pointer>,
+    /// `None`: each event counts 1.
+    pub value: Option<ValueSpec>,
+}
+
+/// `value = "/amount"` or `"-/amount"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValueSpec {
+    pub pointer: Pointer,
+    pub negate: bool,
+}
+
+/// Which claims of an entity stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keep {
+    /// Every event counts; there is no entity.
+    All,
+    First,
+    Last,
+    /// At most so many per entity, 1 to [`Keep::N_MAX`].
+    FirstN(u32),
+}
+
+impl Keep {
+    /// The greatest n of `first-n`: an entity's standing claims are searched one by one.
+    pub const N_MAX: u32 = 1_000;
+}
+
+/// An aggregate over the standing contributions of a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Aggregate {
+    Count,
+    Sum,
+    Min,
+    Max,
+    /// Sum by count, rounded half-even at 18 places.
+    Avg,
+    /// The value with the greatest order key.
+    Last,
+    /// How many different values the pointer leads to.
+    Distinct(Pointer),
+}
+
+impl Aggregate {
+    /// As the job file and the answers name it.
+    pub fn name(&self) -> String {
+        match self {
+            Aggregate::Count => "count".into(),
+            Aggregate::Sum => "sum".into(),
+            Aggregate::Min => "min".into(),
+            Aggregate::Max => "max".into(),
+            Aggregate::Avg => "avg".into(),
+            Aggregate::Last => "last".into(),
+            Aggregate::Distinct(pointer) => format!("distinct:{pointer}"),
+        }
+    }
+
+    /// Whether a subject has a total and shares when this is the first aggregate.
+    pub fn has_total(&self) -> bool {
+        matches!(self, Aggregate::Count | Aggregate::Sum)
+    }
+}
+
+/// One `[[sink]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SinkSpec {
+    Sqlite {
+        /// A relative path lies under the data directory.
+        path: String,
+        /// At most this often.
+        every: Duration,
+        /// A line's history keeps its last value of each such span of time.
+        history_step: Duration,
+        /// How long history is kept.
+        history_keep: Duration,
+    },
+}
