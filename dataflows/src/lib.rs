@@ -1,8 +1,15 @@
 pub mod accounting;
+pub mod claim;
 pub mod decode;
+pub mod engine;
+pub mod filter;
 pub mod ids;
+pub mod jobs;
 pub mod number;
+pub mod operators;
 pub mod pointer;
 pub mod record;
 pub mod source;
 pub mod spec;
+pub mod time;
+pub mod update;

@@ -1,0 +1,269 @@
+//! The job's one collector: gathers the facts of an epoch from all workers and, once the frontier has
+//! passed it, tells the node what changed.
+
+use crate::claim::LineId;
+use crate::engine::facts::{Fact, NEWEST_KEPT, Newest};
+use crate::engine::job::{Failure, Job};
+use crate::ids::Epoch;
+use crate::number::Decimal;
+use crate::operators::extremes::Extreme;
+use crate::operators::tally::Sums;
+use crate::spec::{Aggregate, TallySpec};
+use crate::update::{EngineEvent, EpochUpdate, ReadTo};
+use ethnum::I256;
+use hashbrown::{HashMap, HashSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the collector knows of a job.
+pub struct Collector {
+    job: Arc<Job>,
+    aggregates: Vec<Aggregate>,
+    workers: usize,
+    /// Facts of epochs that are still open.
+    open: BTreeMap<u64, Vec<Fact>>,
+    lines: HashMap<LineId, Line>,
+    subjects: HashMap<u64, String>,
+    /// By halt, how many workers have stopped.
+    halted: BTreeMap<u64, usize>,
+}
+
+struct Line {
+    subject: String,
+    group: Vec<String>,
+    sums: Sums,
+    extreme: Extreme,
+}
+
+impl Collector {
+    pub fn new(job: Arc<Job>, spec: &TallySpec, workers: usize) -> Self {
+        Collector {
+            job,
+            aggregates: spec.aggregates.clone(),
+            workers,
+            open: BTreeMap::new(),
+            lines: HashMap::new(),
+            subjects: HashMap::new(),
+            halted: BTreeMap::new(),
+        }
+    }
+
+    /// Holds facts until their epoch has closed.
+    pub fn gather(&mut self, epoch: u64, facts: Vec<Fact>) {
+        self.open.entry(epoch).or_default().extend(facts);
+    }
+
+    /// Tells what changed in the epochs before `frontier` (all of them without one).
+    pub fn close(&mut self, frontier: Option<u64>) {
+        let still_open = match frontier {
+            Some(frontier) => self.open.split_off(&frontier),
+            None => BTreeMap::new(),
+        };
+        let closed = std::mem::replace(&mut self.open, still_open);
+        let Some(epoch) = closed.last_key_value().map(|(epoch, _)| Epoch(*epoch)) else { return };
+        if self.job.has_failed() {
+            return;
+        }
+        match self.update(epoch, closed) {
+            Ok((update, halted)) => {
+                let job = self.job.id;
+                self.job.outbox.send(EngineEvent::Closed { job, update });
+                for halt in halted {
+                    self.job.outbox.send(EngineEvent::Halted { job, halt });
+                }
+            }
+            Err(failure) => self.job.fail(failure),
+        }
+    }
+
+    fn update(&mut self, epoch: Epoch, closed: BTreeMap<u64, Vec<Fact>>) -> Result<(EpochUpdate, Vec<u64>), Failure> {
+        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let mut update = EpochUpdate { epoch, at_ms, ..EpochUpdate::default() };
+        let mut touched = HashSet::new();
+        let mut totals: HashMap<u64, Sums> = HashMap::new();
+        let mut offsets = BTreeMap::new();
+        let mut claims = BTreeMap::new();
+        let mut halted = Vec::new();
+        for mut facts in closed.into_values() {
+            // Names come before what uses them, and old sums go before new ones come.
+            facts.sort_by_key(|fact| match fact {
+                Fact::LineName { .. } | Fact::SubjectName { .. } => 0,
+                Fact::Line { diff, .. } | Fact::Total { diff, .. } if *diff < 0 => 1,
+                _ => 2,
+            });
+            for fact in facts {
+                match fact {
+                    Fact::SubjectName { id, name } => self.name_subject(id, name, &mut update)?,
+                    Fact::LineName { id, subject, group } => self.name_line(id, subject, group, &mut update)?,
+                    Fact::Line { id, sums, diff } => {
+                        self.line(id)?.sums = if diff > 0 { sums } else { Sums::default() };
+                        touched.insert(id);
+                    }
+                    Fact::Total { subject, sums, diff } => {
+                        totals.insert(subject, if diff > 0 { sums } else { Sums::default() });
+                    }
+                    Fact::Extreme { id, extreme } => {
+                        self.line(id)?.extreme = extreme;
+                        touched.insert(id);
+                    }
+                    Fact::Read { input, partition, next, end, records } => {
+                        offsets.insert((input, partition), ReadTo { input, partition, next, end });
+                        update.records.read += records.read;
+                        update.records.rejected += records.rejected;
+                        update.records.irrelevant += records.irrelevant;
+                        update.records.matched += records.matched;
+                    }
+                    Fact::Claims { subject, changes } => {
+                        let sum: &mut crate::engine::facts::ClaimChanges = claims.entry(subject).or_default();
+                        sum.claims += changes.claims;
+                        sum.counted += changes.counted;
+                        sum.superseded += changes.superseded;
+                        sum.duplicate += changes.duplicate;
+                    }
+                    Fact::Newest(newest) => update.newest.push(newest),
+                    Fact::Rejected(rejected) => update.rejected.push(rejected),
+                    Fact::Halted { halt } => {
+                        let workers = self.halted.entry(halt).or_insert(0);
+                        *workers += 1;
+                        if *workers == self.workers {
+                            halted.push(halt);
+                        }
+                    }
+                }
+            }
+        }
+        for id in touched {
+            let line = self.line(id)?;
+            let values = if line.sums.count == 0 { None } else { Some(()) };
+            let values = values.map(|()| self.values(id)).transpose()?;
+            update.lines.push((id, values));
+        }
+        if self.aggregates.first().is_some_and(Aggregate::has_total) {
+            for (subject, sums) in totals {
+                let total = self.total(subject, sums)?;
+                update.totals.push((subject, total));
+            }
+        }
+        update.offsets = offsets.into_values().collect();
+        update.claims = claims.into_iter().collect();
+        keep_newest(&mut update.newest);
+        Ok((update, halted))
+    }
+
+    fn line(&mut self, id: LineId) -> Result<&mut Line, Failure> {
+        self.lines.get_mut(&id).ok_or_else(|| Failure::new("a line changed before it was named; this is a defect"))
+    }
+
+    fn name_subject(&mut self, id: u64, name: String, update: &mut EpochUpdate) -> Result<(), Failure> {
+        match self.subjects.get(&id) {
+            None => {
+                update.subjects.push((id, name.clone()));
+                self.subjects.insert(id, name);
+                Ok(())
+            }
+            Some(known) if *known == name => Ok(()),
+            Some(known) => Err(met("subjects", known, &name)),
+        }
+    }
+
+    fn name_line(
+        &mut self,
+        id: LineId,
+        subject: String,
+        group: Vec<String>,
+        update: &mut EpochUpdate,
+    ) -> Result<(), Failure> {
+        match self.lines.get(&id) {
+            None => {
+                update.names.push((id, group.clone()));
+                let line = Line { subject, group, sums: Sums::default(), extreme: Extreme::default() };
+                self.lines.insert(id, line);
+                Ok(())
+            }
+            Some(known) if known.group == group => Ok(()),
+            Some(known) => Err(met("groups", &known.group.join(","), &group.join(","))),
+        }
+    }
+
+    fn values(&self, id: LineId) -> Result<Vec<Decimal>, Failure> {
+        let line = &self.lines[&id];
+        let mut distinct = line.extreme.distinct.iter();
+        let values = self.aggregates.iter().map(|aggregate| {
+            Some(match aggregate {
+                Aggregate::Count => Decimal::from_int(line.sums.count),
+                Aggregate::Sum => fit(line.sums.sum)?,
+                Aggregate::Avg => fit(average(line.sums))?,
+                Aggregate::Min => line.extreme.min,
+                Aggregate::Max => line.extreme.max,
+                Aggregate::Last => line.extreme.last,
+                Aggregate::Distinct(_) => Decimal::from_int(distinct.next().map_or(0, |n| *n as i64)),
+            })
+        });
+        values.collect::<Option<_>>().ok_or_else(|| {
+            let group = line.group.join(", ");
+            Failure::new(format!(
+                "the sum of subject {:?}, group {group:?} is beyond the fixed point (about 1.7e20)",
+                line.subject
+            ))
+        })
+    }
+
+    fn total(&self, subject: u64, sums: Sums) -> Result<Decimal, Failure> {
+        match self.aggregates.first() {
+            Some(Aggregate::Count) => Ok(Decimal::from_int(sums.count)),
+            _ => fit(sums.sum).ok_or_else(|| {
+                let subject = self.subjects.get(&subject).map_or("", String::as_str);
+                Failure::new(format!("the total of subject {subject:?} is beyond the fixed point (about 1.7e20)"))
+            }),
+        }
+    }
+}
+
+/// Two names with one hash: the numbers could not be told apart, so there are none.
+fn met(what: &str, known: &str, name: &str) -> Failure {
+    Failure::new(format!(
+        "the {what} {known:?} and {name:?} have the same hash; submit the job to another data directory"
+    ))
+}
+
+fn fit(sum: I256) -> Option<Decimal> {
+    i128::try_from(sum).ok().map(Decimal::from_units)
+}
+
+/// The mean, rounded half-even at 18 places.
+fn average(sums: Sums) -> I256 {
+    let count = I256::from(sums.count);
+    let (quotient, rest) = (sums.sum.div_euclid(count), sums.sum.rem_euclid(count));
+    let twice = rest * I256::from(2);
+    let up = twice > count || (twice == count && quotient & I256::ONE == I256::ONE);
+    if up { quotient + I256::ONE } else { quotient }
+}
+
+fn keep_newest(newest: &mut Vec<Newest>) {
+    let mut kept = BTreeMap::new();
+    let mut from_the_end: Vec<Newest> = std::mem::take(newest);
+    from_the_end.reverse();
+    from_the_end.retain(|n| {
+        let count = kept.entry(n.class).or_insert(0);
+        *count += 1;
+        *count <= NEWEST_KEPT
+    });
+    from_the_end.reverse();
+    *newest = from_the_end;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_is_rounded_half_to_even_below_zero_too() {
+        let avg = |sum: i128, count| average(Sums { count, sum: I256::from(sum) });
+        for (sum, count, rounded) in
+            [(1, 2, 0), (3, 2, 2), (-1, 2, 0), (-3, 2, -2), (10, 3, 3), (11, 3, 4), (-11, 3, -4)]
+        {
+            assert_eq!(avg(sum, count), I256::from(rounded), "{sum} / {count}");
+        }
+    }
+}

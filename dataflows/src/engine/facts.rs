@@ -1,0 +1,124 @@
+//! What operators tell the collector: everything a closed epoch is made of.
+
+use crate::accounting::Class;
+use crate::claim::{LineId, Position};
+use crate::ids::{Offset, PartitionId};
+use crate::operators::extremes::Extreme;
+use crate::operators::tally::Sums;
+use serde::{Deserialize, Serialize};
+
+/// One thing that is true of an epoch, from any worker, for the job's one collector.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Fact {
+    /// What a line is called. Told by each worker when it first meets the line, before any use of it.
+    LineName { id: LineId, subject: String, group: Vec<String> },
+    /// What a subject is called.
+    SubjectName { id: u64, name: String },
+    /// A partition was read on.
+    Read { input: u32, partition: PartitionId, next: Offset, end: Offset, records: RecordChanges },
+    /// What became of claims.
+    Claims { subject: u64, changes: ClaimChanges },
+    /// A line's sums were (-1) or are now (+1) these.
+    Line { id: LineId, sums: Sums, diff: i64 },
+    /// A subject's sums were (-1) or are now (+1) these.
+    Total { subject: u64, sums: Sums, diff: i64 },
+    /// What a line's single contributions come to.
+    Extreme { id: LineId, extreme: Extreme },
+    /// One of the newest records of its class.
+    Newest(Newest),
+    /// A record for the dead letters.
+    Rejected(Rejected),
+    /// A worker has stopped reading, as asked by the halt of this number.
+    Halted { halt: u64 },
+}
+
+/// What became of records: to be added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordChanges {
+    pub read: u64,
+    pub rejected: u64,
+    pub irrelevant: u64,
+    pub matched: u64,
+}
+
+/// What became of a subject's claims: to be added; a counted claim may become another class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimChanges {
+    pub claims: i64,
+    pub counted: i64,
+    pub superseded: i64,
+    pub duplicate: i64,
+}
+
+impl ClaimChanges {
+    /// Adds `n` claims to a class that a claim can fall to.
+    pub fn count(&mut self, class: Class, n: i64) {
+        match class {
+            Class::Counted => self.counted += n,
+            Class::Superseded => self.superseded += n,
+            Class::Duplicate => self.duplicate += n,
+            Class::Rejected | Class::Irrelevant => unreachable!("records, not claims, are of class {class:?}"),
+        }
+    }
+}
+
+/// A record that a person may want to look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newest {
+    pub class: Class,
+    pub position: Position,
+    /// The record that took its place or keeps it out.
+    pub other: Option<Position>,
+    /// Why, where the class alone does not say it.
+    pub reason: Option<String>,
+}
+
+/// A rejected record, whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    pub position: Position,
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub reason: String,
+}
+
+/// The newest few records of each claim class on one worker: a ring a class, overwritten in place.
+#[derive(Default)]
+pub struct NewestRing {
+    rings: [Vec<(Position, Option<Position>)>; 3],
+    next: [usize; 3],
+}
+
+/// How many of the newest records of each class are kept to be looked at.
+pub const NEWEST_KEPT: usize = 32;
+
+impl NewestRing {
+    const CLASSES: [Class; 3] = [Class::Counted, Class::Superseded, Class::Duplicate];
+
+    /// Notes a record.
+    pub fn push(&mut self, class: Class, position: Position, other: Option<Position>) {
+        let at = match class {
+            Class::Counted => 0,
+            Class::Superseded => 1,
+            _ => 2,
+        };
+        let (ring, next) = (&mut self.rings[at], &mut self.next[at]);
+        if ring.len() < NEWEST_KEPT {
+            ring.push((position, other));
+        } else {
+            ring[*next % NEWEST_KEPT] = (position, other);
+        }
+        *next += 1;
+    }
+
+    /// Takes what was noted since the last call, oldest first.
+    pub fn drain(&mut self) -> impl Iterator<Item = Newest> + '_ {
+        self.rings.iter_mut().zip(&mut self.next).zip(Self::CLASSES).flat_map(|((ring, next), class)| {
+            let oldest = if ring.len() < NEWEST_KEPT { 0 } else { *next % NEWEST_KEPT };
+            ring.rotate_left(oldest);
+            *next = 0;
+            ring.drain(..).map(move |(position, other)| Newest { class, position, other, reason: None })
+        })
+    }
+}

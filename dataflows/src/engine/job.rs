@@ -1,0 +1,137 @@
+//! A job as the engine runs it.
+
+use crate::claim::{HashKey, Position};
+use crate::decode::Formats;
+use crate::engine::clock::EpochClock;
+use crate::ids::{Epoch, Offset, PartitionId};
+use crate::source::SourceError;
+use crate::spec::{Dataflow, JobSpec, TallySpec};
+use crate::update::{EngineEvent, JobId};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A job with its bounds resolved to offsets, as the node sends it to be installed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Install {
+    pub job: JobId,
+    pub name: String,
+    pub dataflow: Dataflow,
+    pub inputs: Vec<InstallInput>,
+    /// The job's epochs start here: above all that were used before.
+    pub first_epoch: Epoch,
+    /// Epochs below this are reserved.
+    pub epoch_limit: Epoch,
+}
+
+/// One input, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstallInput {
+    pub topic: String,
+    pub format: String,
+    /// Every partition of the topic.
+    pub partitions: Vec<Start>,
+    /// Records with an earlier log timestamp are passed over.
+    pub from_ms: Option<i64>,
+    /// A partition ends at the first record with this log timestamp or a later one.
+    pub until_ms: Option<i64>,
+}
+
+/// Where reading a partition starts and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    pub partition: PartitionId,
+    pub from: Offset,
+    pub until: Option<Offset>,
+}
+
+impl Install {
+    /// From a checked job whose bounds were resolved.
+    pub fn new(job: JobId, spec: &JobSpec, inputs: Vec<InstallInput>, epochs: (Epoch, Epoch)) -> Self {
+        let (first_epoch, epoch_limit) = epochs;
+        Install { job, name: spec.name.clone(), dataflow: spec.dataflow.clone(), inputs, first_epoch, epoch_limit }
+    }
+
+    /// The parameters of the `tally` dataflow.
+    pub fn tally(&self) -> &TallySpec {
+        let Dataflow::Tally(spec) = &self.dataflow;
+        spec
+    }
+}
+
+/// What all workers of the process share of a job.
+pub struct Job {
+    pub id: JobId,
+    pub clock: EpochClock,
+    pub formats: Arc<dyn Formats>,
+    pub hash_key: HashKey,
+    pub outbox: Outbox,
+    /// Set by whoever fails first; nothing is read or told after it.
+    failed: AtomicBool,
+}
+
+impl Job {
+    pub fn new(install: &Install, formats: Arc<dyn Formats>, hash_key: HashKey, outbox: Outbox) -> Self {
+        let clock = EpochClock::new(install.first_epoch, install.epoch_limit);
+        Job { id: install.job, clock, formats, hash_key, outbox, failed: AtomicBool::new(false) }
+    }
+
+    /// Ends the job with an error; only the first is told.
+    pub fn fail(&self, failure: Failure) {
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            self.outbox.send(EngineEvent::Failed { job: self.id, error: failure.error, at: failure.position });
+        }
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+}
+
+/// Why a job can't go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub error: String,
+    /// The place in the log, where there is one.
+    pub position: Option<Position>,
+}
+
+impl Failure {
+    pub fn new(error: impl Into<String>) -> Self {
+        Failure { error: error.into(), position: None }
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Failure::new(error.to_string())
+    }
+}
+
+/// Where events go. Shared by all workers; sending never blocks.
+#[derive(Clone)]
+pub struct Outbox {
+    deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>,
+    /// Events sent and not yet taken by the node, kept by whoever delivers.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Outbox {
+    /// Sources stop reading while this many events wait.
+    const WAITING_MAX: usize = 64;
+
+    /// `waiting` is lowered by the taker for every event it has dealt with.
+    pub fn new(deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>, waiting: Arc<AtomicUsize>) -> Self {
+        Outbox { deliver, waiting }
+    }
+
+    pub fn send(&self, event: EngineEvent) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        (self.deliver)(event);
+    }
+
+    /// Whether the node is behind.
+    pub fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > Self::WAITING_MAX
+    }
+}

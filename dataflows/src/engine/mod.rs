@@ -1,0 +1,155 @@
+//! The engine: timely workers that run the jobs' dataflows.
+//!
+//! Commands reach every worker in one order through timely's `Sequencer`; changes of closed epochs
+//! leave through the [`job::Outbox`]. The engine does no I/O of its own: it is given a `Source`, the
+//! formats, and a place to send events. It runs as a process under the node, or in-process in tests
+//! and in programs that embed it.
+
+pub mod clock;
+mod collect;
+mod dataflow;
+pub mod facts;
+mod ingest;
+pub mod job;
+mod worker;
+
+use crate::claim::HashKey;
+use crate::decode::Formats;
+use crate::ids::Epoch;
+use crate::source::Source;
+use crate::update::{EngineEvent, Graph, JobId};
+use job::{Install, Job, Outbox};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What the node asks of the engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Builds the job's dataflow on every worker.
+    Install(Box<Install>),
+    /// Takes the job's dataflow down.
+    Remove(JobId),
+    /// Stops the job's reading; `EngineEvent::Halted` follows once all it has read was told.
+    Halt { job: JobId, halt: u64 },
+    /// Lets the job read on.
+    Resume(JobId),
+    /// Epochs below this are reserved now.
+    RaiseEpochLimit(Epoch),
+}
+
+/// What an engine is made of.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    pub hash_key: HashKey,
+    pub source: Arc<dyn Source>,
+    pub formats: Arc<dyn Formats>,
+    /// Gets every event, from any worker's thread; must not block for long.
+    pub deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>,
+}
+
+/// A running engine. Dropping it stops the workers.
+pub struct Engine {
+    shared: Arc<Shared>,
+    guards: Option<timely::communication::WorkerGuards<()>>,
+}
+
+/// What the workers of a process share.
+struct Shared {
+    config: EngineConfig,
+    commands: Mutex<VecDeque<Command>>,
+    threads: Mutex<Vec<Option<std::thread::Thread>>>,
+    jobs: Mutex<HashMap<JobId, Arc<Job>>>,
+    epoch_limit: AtomicU64,
+    waiting: Arc<AtomicUsize>,
+    /// By worker, when it last came round its loop, in ms since `started`.
+    beats: Vec<AtomicU64>,
+    started: Instant,
+    stop: AtomicBool,
+}
+
+impl Engine {
+    /// Starts the workers. Errors: the threads could not be started.
+    pub fn start(config: EngineConfig) -> Result<Self, String> {
+        let workers = config.workers.max(1);
+        let shared = Arc::new(Shared {
+            config,
+            commands: Mutex::default(),
+            threads: Mutex::new(vec![None; workers]),
+            jobs: Mutex::default(),
+            epoch_limit: AtomicU64::new(0),
+            waiting: Arc::default(),
+            beats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+        });
+        let mut timely = timely::Config::process(workers);
+        // Quiet traces are compacted too, or they would keep every batch they ever got.
+        differential_dataflow::configure(
+            &mut timely.worker,
+            &differential_dataflow::Config { idle_merge_effort: Some(1_000) },
+        );
+        let theirs = shared.clone();
+        let guards = timely::execute(timely, move |worker| worker::run(worker, &theirs))?;
+        Ok(Engine { shared, guards: Some(guards) })
+    }
+
+    /// Queues a command. All workers take commands in the order of these calls.
+    pub fn command(&self, command: Command) {
+        lock(&self.shared.commands).push_back(command);
+        self.wake();
+    }
+
+    /// To be called for every event that was dealt with: sources wait while too many are not.
+    pub fn taken(&self) {
+        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How long ago the slowest worker last came round its loop. Idle workers come round ten times a
+    /// second; one that takes seconds hangs.
+    pub fn silence(&self) -> Duration {
+        let now = self.shared.started.elapsed().as_millis() as u64;
+        let oldest = self.shared.beats.iter().map(|beat| beat.load(Ordering::Acquire)).min().unwrap_or(now);
+        Duration::from_millis(now.saturating_sub(oldest))
+    }
+
+    fn wake(&self) {
+        lock(&self.shared.threads).iter().flatten().for_each(std::thread::Thread::unpark);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+        drop(self.guards.take());
+    }
+}
+
+impl Shared {
+    /// The job, made by the first worker that gets to install it.
+    fn job(&self, install: &Install) -> Arc<Job> {
+        let mut jobs = lock(&self.jobs);
+        let make = || {
+            let outbox = Outbox::new(self.config.deliver.clone(), self.waiting.clone());
+            let job = Job::new(install, self.config.formats.clone(), self.config.hash_key, outbox);
+            job.clock.raise_limit(Epoch(self.epoch_limit.load(Ordering::Acquire)));
+            Arc::new(job)
+        };
+        jobs.entry(install.job).or_insert_with(make).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The operators of the job's dataflow as timely reports them, from building it once beside the
+/// engine, without partitions.
+pub fn graph(install: &Install, formats: Arc<dyn Formats>) -> Graph {
+    worker::graph(install, formats)
+}

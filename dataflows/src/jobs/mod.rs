@@ -1,0 +1,4 @@
+//! The built-in dataflows: how each makes claims of events.
+
+pub mod names;
+pub mod tally;

@@ -1,0 +1,111 @@
+//! The names of subjects and lines, numbered per worker, so that a record costs one look-up and no
+//! allocation once its line is known.
+
+use crate::claim::{HashKey, LineId};
+use crate::engine::facts::Fact;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use std::hash::{BuildHasher, Hasher};
+
+/// A line as its worker numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LineIndex(pub u32);
+
+/// A subject as its worker numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubjectIndex(pub u32);
+
+/// See the module.
+pub struct Names {
+    key: HashKey,
+    state: RandomState,
+    subject_table: HashTable<u32>,
+    subjects: Vec<(Box<str>, u64)>,
+    line_table: HashTable<u32>,
+    lines: Vec<Line>,
+    fresh: Vec<Fact>,
+}
+
+struct Line {
+    subject: SubjectIndex,
+    group: Box<[Box<str>]>,
+    id: LineId,
+}
+
+impl Names {
+    pub fn new(key: HashKey) -> Self {
+        Names {
+            key,
+            state: RandomState::default(),
+            subject_table: HashTable::new(),
+            subjects: Vec::new(),
+            line_table: HashTable::new(),
+            lines: Vec::new(),
+            fresh: Vec::new(),
+        }
+    }
+
+    /// The subject of that name.
+    pub fn subject(&mut self, name: &str) -> SubjectIndex {
+        let hash = self.state.hash_one(name);
+        if let Some(index) = self.subject_table.find(hash, |i| *self.subjects[*i as usize].0 == *name) {
+            return SubjectIndex(*index);
+        }
+        let (index, id) = (self.subjects.len() as u32, self.key.name(&[name]));
+        self.subjects.push((name.into(), id));
+        self.subject_table.insert_unique(hash, index, |i| self.state.hash_one(&*self.subjects[*i as usize].0));
+        self.fresh.push(Fact::SubjectName { id, name: name.into() });
+        SubjectIndex(index)
+    }
+
+    /// The line of the subject whose group has these parts.
+    pub fn line<S: AsRef<str>>(&mut self, subject: SubjectIndex, group: &[S]) -> LineIndex {
+        let hash = hash_line(&self.state, subject, group);
+        let found = self.line_table.find(hash, |i| {
+            let line = &self.lines[*i as usize];
+            line.subject == subject
+                && line.group.len() == group.len()
+                && line.group.iter().zip(group).all(|(a, b)| **a == *b.as_ref())
+        });
+        if let Some(index) = found {
+            return LineIndex(*index);
+        }
+        let index = self.lines.len() as u32;
+        let (name, subject_id) = &self.subjects[subject.0 as usize];
+        let parts: Vec<&str> = group.iter().map(AsRef::as_ref).collect();
+        let id = LineId { subject: *subject_id, group: self.key.name(&parts) };
+        let names = parts.iter().map(|p| (*p).to_owned()).collect();
+        self.fresh.push(Fact::LineName { id, subject: name.to_string(), group: names });
+        let group = parts.into_iter().map(Into::into).collect();
+        self.lines.push(Line { subject, group, id });
+        let lines = &self.lines;
+        self.line_table.insert_unique(hash, index, |i| {
+            let line = &lines[*i as usize];
+            hash_line(&self.state, line.subject, &line.group)
+        });
+        LineIndex(index)
+    }
+
+    pub fn subject_id(&self, subject: SubjectIndex) -> u64 {
+        self.subjects[subject.0 as usize].1
+    }
+
+    pub fn line_id(&self, line: LineIndex) -> LineId {
+        self.lines[line.0 as usize].id
+    }
+
+    /// The names met since the last call.
+    pub fn take_fresh(&mut self) -> std::vec::Drain<'_, Fact> {
+        self.fresh.drain(..)
+    }
+}
+
+fn hash_line<S: AsRef<str>>(state: &RandomState, subject: SubjectIndex, group: &[S]) -> u64 {
+    let mut hasher = state.build_hasher();
+    hasher.write_u32(subject.0);
+    for part in group {
+        hasher.write(part.as_ref().as_bytes());
+        hasher.write_u8(0xff);
+    }
+    hasher.finish()
+}

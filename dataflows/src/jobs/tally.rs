@@ -1,0 +1,382 @@
+//! The `tally` dataflow: how an event becomes a claim.
+
+use crate::claim::{Add, Claim, EntityHash, HashKey, LineId, More, OrderKey, Position};
+use crate::decode::{Event, FormatInfo, Needs, Value};
+use crate::filter::Filter;
+use crate::jobs::names::{LineIndex, Names, SubjectIndex};
+use crate::number::Decimal;
+use crate::pointer::Pointer;
+use crate::record::RecordRef;
+use crate::spec::{Aggregate, Keep, TallySpec};
+use crate::time::parse_time;
+use smallvec::SmallVec;
+use std::borrow::Cow;
+
+/// What becomes of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// It lacks what the job needs, for this reason.
+    Rejected(Cow<'static, str>),
+    /// It concerns no subject, for this reason.
+    Irrelevant(&'static str),
+    /// It makes the claim that is now in [`Claims::said`].
+    Matched,
+}
+
+/// What a matched record says.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    pub entity: Option<EntityHash>,
+    pub time_ns: i64,
+    pub subject: Option<SubjectIndex>,
+    /// The lines it adds to with the value in units; none: it withdraws.
+    pub adds: SmallVec<[(LineIndex, i128); 4]>,
+    pub id: Option<u64>,
+    pub distinct: SmallVec<[EntityHash; 1]>,
+}
+
+/// Makes the claims of one input of a `tally` job on one worker.
+pub struct Claims {
+    pub names: Names,
+    pub said: Said,
+    key: HashKey,
+    keep: Keep,
+    detailed: bool,
+    ahead_ns: i64,
+    job_subject: Option<SubjectIndex>,
+    subject: Vec<usize>,
+    entity: Vec<usize>,
+    order: Option<usize>,
+    entries: Vec<Entry>,
+    distinct: Vec<usize>,
+    claim_id: Option<usize>,
+    is_message: bool,
+    filter: Option<(Filter, Vec<usize>)>,
+    needs: Needs,
+}
+
+struct Entry {
+    group: Vec<usize>,
+    value: Option<(usize, bool)>,
+}
+
+/// A group's part: absent for null.
+type Part<'v> = Option<Cow<'v, str>>;
+
+impl Claims {
+    /// Errors: a filter that does not compile, which submission has ruled out.
+    pub fn new(job: &str, spec: &TallySpec, format: FormatInfo, key: HashKey) -> Result<Self, String> {
+        let mut needs = Needs::default();
+        let mut slots = |pointers: &[Pointer]| pointers.iter().map(|p| needs.slot(p)).collect::<Vec<_>>();
+        let implied = |pointer: Option<&str>| pointer.map(Pointer::parse).transpose();
+        let is_message = format.message_id.is_some() && spec.entity.is_empty();
+        let entity = match implied(format.message_id)? {
+            Some(id) if is_message => slots(&[id]),
+            _ => slots(&spec.entity),
+        };
+        let keep = spec.keep_for(&format);
+        let claim_id = match implied(format.claim_id)? {
+            Some(id) if keep != Keep::All => slots(&[id]).pop(),
+            _ => None,
+        };
+        let filter = match &spec.filter {
+            Some(source) => {
+                let filter = Filter::compile(source)?;
+                let slots = slots(filter.pointers());
+                Some((filter, slots))
+            }
+            None => None,
+        };
+        let distinct = spec.aggregates.iter().filter_map(|a| match a {
+            Aggregate::Distinct(pointer) => Some(pointer.clone()),
+            _ => None,
+        });
+        let entries = spec.entries.iter().map(|entry| Entry {
+            group: slots(&entry.group),
+            value: entry.value.as_ref().map(|v| (slots(std::slice::from_ref(&v.pointer))[0], v.negate)),
+        });
+        let mut names = Names::new(key);
+        Ok(Claims {
+            entries: entries.collect(),
+            distinct: slots(&distinct.collect::<Vec<_>>()),
+            subject: slots(&spec.subject),
+            order: spec.order.as_ref().map(|p| slots(std::slice::from_ref(p))[0]),
+            job_subject: spec.subject.is_empty().then(|| names.subject(job)),
+            names,
+            said: Said::default(),
+            key,
+            keep,
+            detailed: spec.is_detailed(),
+            ahead_ns: i64::try_from(spec.ahead.as_nanos()).unwrap_or(i64::MAX),
+            entity,
+            claim_id,
+            is_message,
+            filter,
+            needs,
+        })
+    }
+
+    /// What the decoder is to fill the slots of an event with.
+    pub fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
+    /// Judges an event. The answer depends on the event and its record alone.
+    pub fn judge(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Judged {
+        self.try_judge(event, record).unwrap_or_else(Judged::Rejected)
+    }
+
+    fn try_judge(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<Judged, Cow<'static, str>> {
+        self.said.adds.clear();
+        self.said.distinct.clear();
+        if let Some((filter, slots)) = &self.filter {
+            let fields: SmallVec<[Option<&Value<'_>>; 8]> = slots.iter().map(|s| event.slots[*s].as_ref()).collect();
+            match filter.matches(&fields) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.place(event, record).ok();
+                    return Ok(Judged::Irrelevant("`where` is false"));
+                }
+                Err(reason) => return Err(format!("`where` failed: {reason}").into()),
+            }
+        }
+        self.place(event, record)?;
+        let subject = match self.job_subject {
+            Some(subject) => subject,
+            None => self.subject_of(event)?,
+        };
+        self.said.subject = Some(subject);
+        self.said.id = match self.claim_id.and_then(|slot| event.slots[slot].as_ref()) {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(self.key.name(&[scalar(value, &"the id")?.unwrap_or_default().as_bytes()])),
+        };
+        for slot in &self.distinct {
+            let hash = distinct_hash(self.key, event.slots[*slot].as_ref(), &self.needs.pointers()[*slot])?;
+            self.said.distinct.push(hash);
+        }
+        let mut withdrawn = false;
+        for at in 0..self.entries.len() {
+            withdrawn |= self.add_entry(at, subject, event)?;
+        }
+        if !self.said.adds.is_empty() {
+            return Ok(Judged::Matched);
+        }
+        if !withdrawn {
+            return Ok(Judged::Irrelevant("the array that its group points to is empty"));
+        }
+        Ok(if self.keep == Keep::Last { Judged::Matched } else { Judged::Irrelevant("its group is null") })
+    }
+
+    /// The claim that [`Claims::said`] makes for its entity.
+    pub fn claim(&mut self, entity: EntityHash, position: Position) -> Claim {
+        let said = &mut self.said;
+        let order = OrderKey { time_ns: said.time_ns, position };
+        let subject = said.subject.map_or(0, |s| self.names.subject_id(s));
+        let common = said.id.is_none() && !self.detailed;
+        let (line, more) = match said.adds.as_slice() {
+            [] if common => (LineId::withdrawn(subject), None),
+            [(line, value)] if common && *value == Decimal::ONE.units() => (self.names.line_id(*line), None),
+            adds => {
+                let names = &self.names;
+                let adds = adds.iter().map(|(line, value)| Add { group: names.line_id(*line).group, value: *value });
+                let more = More { id: said.id, adds: adds.collect(), distinct: said.distinct.clone() };
+                (LineId::withdrawn(subject), Some(Box::new(more)))
+            }
+        };
+        Claim { entity, order, line, more }
+    }
+
+    /// What an irrelevant message leaves: it counts for nothing and replaces what the message said
+    /// before. `None` where records are no messages.
+    pub fn replacement(&self, position: Position) -> Option<Claim> {
+        let entity = self.said.entity.filter(|_| self.is_message)?;
+        let order = OrderKey { time_ns: self.said.time_ns, position };
+        Some(Claim { entity, order, line: LineId::REPLACES, more: None })
+    }
+
+    /// Finds the entity and the event time.
+    fn place(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<(), Cow<'static, str>> {
+        self.said.entity = None;
+        self.said.time_ns = self.time_of(event, record)?;
+        self.said.entity = match self.entity.as_slice() {
+            [] => None,
+            slots => Some(self.entity_of(event, slots)?),
+        };
+        Ok(())
+    }
+
+    fn entity_of(&self, event: &Event<'_>, slots: &[usize]) -> Result<EntityHash, Cow<'static, str>> {
+        if let [slot] = slots {
+            let part = self.text(event, *slot, "the entity")?;
+            return Ok(self.key.entity(&[part.as_bytes()]));
+        }
+        let parts = slots.iter().map(|slot| self.text(event, *slot, "the entity"));
+        let parts = parts.collect::<Result<SmallVec<[Cow<'_, str>; 4]>, _>>()?;
+        Ok(self.key.entity(&parts.iter().map(|p| p.as_bytes()).collect::<SmallVec<[&[u8]; 4]>>()))
+    }
+
+    fn time_of(&self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<i64, Cow<'static, str>> {
+        let log_ns = record.timestamp_ms.saturating_mul(1_000_000);
+        let Some(slot) = self.order else { return Ok(log_ns) };
+        let pointer = &self.needs.pointers()[slot];
+        let time = match event.slots[slot].as_ref() {
+            None | Some(Value::Null) => return Err(format!("the order ({pointer}) is missing").into()),
+            Some(value) => parse_time(value).map_err(|e| format!("the order ({pointer}) {e}"))?,
+        };
+        if time > log_ns.saturating_add(self.ahead_ns) {
+            return Err(format!("the order ({pointer}) is ahead of the log's time by more than the job allows").into());
+        }
+        Ok(time)
+    }
+
+    fn subject_of(&mut self, event: &Event<'_>) -> Result<SubjectIndex, Cow<'static, str>> {
+        if let [slot] = self.subject.as_slice() {
+            let name = self.text(event, *slot, "the subject")?;
+            return Ok(self.names.subject(&name));
+        }
+        let parts = self.subject.iter().map(|slot| self.text(event, *slot, "the subject"));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        Ok(self.names.subject(&json_array(&parts)))
+    }
+
+    /// Adds what an entry contributes; whether its group is null instead.
+    fn add_entry(&mut self, at: usize, subject: SubjectIndex, event: &Event<'_>) -> Result<bool, Cow<'static, str>> {
+        let entry = &self.entries[at];
+        let value = match entry.value {
+            None => Decimal::ONE.units(),
+            Some((slot, negate)) => value_of(event.slots[slot].as_ref(), &self.needs.pointers()[slot], negate)?,
+        };
+        // The common case: one part, no array.
+        if let [slot] = entry.group.as_slice()
+            && !matches!(event.slots[*slot], Some(Value::Array(_)))
+        {
+            let pointer = &self.needs.pointers()[*slot];
+            return Ok(match part(event.slots[*slot].as_ref(), pointer)? {
+                Some(part) => {
+                    let line = self.names.line(subject, &[part]);
+                    self.said.adds.push((line, value));
+                    false
+                }
+                None => true,
+            });
+        }
+        let mut choices: SmallVec<[Vec<Part<'_>>; 2]> = SmallVec::new();
+        for slot in &entry.group {
+            choices.push(parts(event.slots[*slot].as_ref(), &self.needs.pointers()[*slot])?);
+        }
+        let lines = choices.iter().map(Vec::len).product::<usize>();
+        if lines > FAN_OUT_MAX {
+            return Err(
+                format!("its group has {lines} lines, more than the {FAN_OUT_MAX} that one event may add to").into()
+            );
+        }
+        let mut withdrawn = false;
+        for n in 0..lines {
+            let mut rest = n;
+            let group: Option<SmallVec<[&str; 4]>> = choices
+                .iter()
+                .map(|choice| {
+                    let part = &choice[rest % choice.len()];
+                    rest /= choice.len();
+                    part.as_deref()
+                })
+                .collect();
+            match group {
+                Some(group) => self.said.adds.push((self.names.line(subject, &group), value)),
+                None => withdrawn = true,
+            }
+        }
+        Ok(withdrawn)
+    }
+
+    fn text<'v>(&self, event: &'v Event<'_>, slot: usize, what: &str) -> Result<Cow<'v, str>, Cow<'static, str>> {
+        let pointer = &self.needs.pointers()[slot];
+        match event.slots[slot].as_ref() {
+            None | Some(Value::Null) => Err(format!("{what} ({pointer}) is missing").into()),
+            Some(value) => Ok(scalar(value, &format_args!("{what} ({pointer})"))?.unwrap_or_default()),
+        }
+    }
+}
+
+/// How many lines one event may add to: the product of its arrays could be anything.
+pub const FAN_OUT_MAX: usize = 10_000;
+
+/// The text of a scalar, `None` for null; arrays and objects are refused.
+fn scalar<'v>(value: &'v Value<'_>, what: &dyn std::fmt::Display) -> Result<Option<Cow<'v, str>>, Cow<'static, str>> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Bool(b) => Ok(Some(Cow::Borrowed(if *b { "true" } else { "false" }))),
+        Value::Number(text) | Value::Text(text) => Ok(Some(Cow::Borrowed(text))),
+        Value::Array(_) => Err(format!("{what} is an array").into()),
+        Value::Object(_) => Err(format!("{what} is an object").into()),
+    }
+}
+
+fn part<'v>(value: Option<&'v Value<'_>>, pointer: &Pointer) -> Result<Part<'v>, Cow<'static, str>> {
+    match value {
+        None => Err(format!("the group ({pointer}) is missing").into()),
+        Some(Value::Null) => Ok(None),
+        Some(Value::Number(text) | Value::Text(text)) => Ok(Some(Cow::Borrowed(text))),
+        Some(value) => scalar(value, &format_args!("the group ({pointer})")),
+    }
+}
+
+/// The different parts that a group pointer leads to: several for an array.
+fn parts<'v>(value: Option<&'v Value<'_>>, pointer: &Pointer) -> Result<Vec<Part<'v>>, Cow<'static, str>> {
+    let Some(Value::Array(elements)) = value else { return Ok(vec![part(value, pointer)?]) };
+    let mut parts: Vec<Part<'v>> = Vec::with_capacity(elements.len());
+    for element in elements {
+        let part = part(Some(element), pointer)?;
+        // Arrays in records are short; past that a sorted copy finds the repetitions.
+        if elements.len() > 64 || !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    if elements.len() > 64 {
+        parts.sort_unstable();
+        parts.dedup();
+    }
+    Ok(parts)
+}
+
+fn value_of(value: Option<&Value<'_>>, pointer: &Pointer, negate: bool) -> Result<i128, Cow<'static, str>> {
+    let Some(Value::Number(text)) = value else {
+        let what = if value.is_none_or(|v| *v == Value::Null) { "is missing" } else { "is no number" };
+        return Err(format!("the value ({pointer}) {what}").into());
+    };
+    let units = Decimal::parse_json(text).map_err(|e| format!("the value ({pointer}) {e}"))?;
+    let units = if negate { units.checked_neg() } else { Some(units) };
+    units.map(Decimal::units).ok_or_else(|| format!("the value ({pointer}) is beyond the fixed point").into())
+}
+
+fn distinct_hash(key: HashKey, value: Option<&Value<'_>>, pointer: &Pointer) -> Result<EntityHash, Cow<'static, str>> {
+    // 1, "1" and true are three values: their kind is hashed with them.
+    let (kind, text) = match value {
+        None | Some(Value::Null) => return Err(format!("the value to tell apart ({pointer}) is missing").into()),
+        Some(Value::Bool(b)) => ("b", if *b { "true" } else { "false" }),
+        Some(Value::Number(text)) => ("n", &**text),
+        Some(Value::Text(text)) => ("t", &**text),
+        Some(Value::Array(_) | Value::Object(_)) => {
+            return Err(format!("the value to tell apart ({pointer}) is an array or an object").into());
+        }
+    };
+    Ok(key.entity(&[kind, text]))
+}
+
+/// Names as the text of a JSON array.
+pub fn json_array(parts: &[impl AsRef<str>]) -> String {
+    let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+    serde_json::Value::from(parts).to_string()
+}
+
+impl TallySpec {
+    /// The keep rule for an input: a message is an entity by its id, keep last.
+    pub fn keep_for(&self, format: &FormatInfo) -> Keep {
+        if format.message_id.is_some() && self.entity.is_empty() { Keep::Last } else { self.keep }
+    }
+
+    /// Whether an aggregate needs the single contributions.
+    pub fn is_detailed(&self) -> bool {
+        !self.aggregates.iter().all(|a| matches!(a, Aggregate::Count | Aggregate::Sum | Aggregate::Avg))
+    }
+}

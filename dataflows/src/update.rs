@@ -1,0 +1,84 @@
+//! What the engine tells the node: the changes of closed epochs, and what becomes of jobs.
+
+use crate::claim::{LineId, Position};
+use crate::engine::facts::{ClaimChanges, Newest, RecordChanges, Rejected};
+use crate::ids::{Epoch, Offset, PartitionId};
+use crate::number::Decimal;
+use serde::{Deserialize, Serialize};
+
+/// A job as installed; a job resubmitted under the same name is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId(pub u64);
+
+/// Everything that changed up to a closed epoch since the update before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochUpdate {
+    pub epoch: Epoch,
+    /// When it closed, in ms since 1970.
+    pub at_ms: i64,
+    /// Partitions that were read on: where each goes on, and its end as last heard of.
+    pub offsets: Vec<ReadTo>,
+    /// Names of subjects and lines met for the first time; before any use of them.
+    pub subjects: Vec<(u64, String)>,
+    pub names: Vec<(LineId, Vec<String>)>,
+    /// The lines that changed: by aggregate what they now come to; `None`: the line is gone.
+    pub lines: Vec<(LineId, Option<Vec<Decimal>>)>,
+    /// The subjects whose sums changed: their totals now.
+    pub totals: Vec<(u64, Decimal)>,
+    /// To be added to the job's accounting.
+    pub records: RecordChanges,
+    /// To be added to the subject's and the job's accounting.
+    pub claims: Vec<(u64, ClaimChanges)>,
+    /// The newest records of each class, oldest first.
+    pub newest: Vec<Newest>,
+    /// Records for the dead letters.
+    pub rejected: Vec<Rejected>,
+}
+
+/// How far a partition has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadTo {
+    pub input: u32,
+    pub partition: PartitionId,
+    pub next: Offset,
+    pub end: Offset,
+}
+
+/// What the engine says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EngineEvent {
+    /// The job's dataflow stands on every worker.
+    Installed { job: JobId, graph: Graph },
+    /// Epochs have closed.
+    Closed { job: JobId, update: EpochUpdate },
+    /// The job has stopped reading, as the halt of this number asked; all it had read is told.
+    Halted { job: JobId, halt: u64 },
+    /// The job can't go on. It reads no further and publishes nothing more.
+    Failed { job: JobId, error: String, at: Option<Position> },
+    /// The job's dataflow is gone from every worker.
+    Removed { job: JobId },
+}
+
+/// The operators of a job's dataflow and how they are joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Graph {
+    pub operators: Vec<GraphOperator>,
+    pub channels: Vec<GraphChannel>,
+}
+
+/// One operator, as timely names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GraphOperator {
+    pub id: u64,
+    pub name: String,
+}
+
+/// One channel between two operators.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GraphChannel {
+    pub from: u64,
+    pub to: u64,
+}
