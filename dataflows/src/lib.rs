@@ -9,6 +9,7 @@ pub mod number;
 pub mod operators;
 pub mod pointer;
 pub mod record;
+pub mod results;
 pub mod source;
 pub mod spec;
 pub mod time;

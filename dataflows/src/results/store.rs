@@ -1,0 +1,504 @@
+//! The state of a job's results.
+
+use crate::accounting::{Accounting, ClaimAccounting, Class};
+use crate::claim::LineId;
+use crate::engine::facts::{ClaimChanges, NEWEST_KEPT, Newest};
+use crate::ids::{Epoch, Offset};
+use crate::number::Decimal;
+use crate::results::Digest;
+use crate::results::model::{Change, Delta, Filter, Group, ReadError, SubjectTallies, Tallies, Tally};
+use crate::results::order::{Place, Ranking};
+use crate::update::{EpochUpdate, ReadTo};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// What does not change while a job runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    pub job: String,
+    /// By the job's order.
+    pub aggregates: Vec<String>,
+    /// Whether subjects have totals and lines shares.
+    pub has_total: bool,
+    /// How many lines of a subject are shown unless a reader asks for another number.
+    pub top: Option<usize>,
+    /// By input its topic, and where each partition starts.
+    pub inputs: Vec<(String, Vec<Offset>)>,
+}
+
+/// All tallies of a job at its newest closed epoch.
+#[derive(Clone, Debug)]
+pub struct JobResults {
+    shape: Shape,
+    epoch: Epoch,
+    at_ms: i64,
+    inputs: Vec<Vec<(Offset, Offset)>>,
+    accounting: Accounting,
+    digest: Digest,
+    lines: Vec<Line>,
+    line_index: HashMap<LineId, u32>,
+    subjects: Vec<Subject>,
+    subject_index: HashMap<u64, u32>,
+    newest: BTreeMap<Class, VecDeque<Newest>>,
+    /// Oldest first.
+    recent: VecDeque<Recent>,
+    recent_lines: usize,
+    /// Deltas can be told from this epoch on.
+    known_since: Epoch,
+}
+
+#[derive(Clone, Debug)]
+struct Line {
+    subject: u32,
+    group: Arc<Group>,
+    /// `None`: no contribution of it stands.
+    values: Option<Vec<Decimal>>,
+    digest: Digest,
+}
+
+#[derive(Clone, Debug)]
+struct Subject {
+    name: String,
+    total: Option<Decimal>,
+    claims: ClaimAccounting,
+    ranking: Ranking,
+}
+
+/// What an epoch changed, kept for readers that come back.
+#[derive(Clone, Debug)]
+struct Recent {
+    epoch: Epoch,
+    /// Each line with its first aggregate before the epoch.
+    lines: Vec<(u32, Option<Decimal>)>,
+    totals: Vec<u32>,
+}
+
+impl JobResults {
+    /// How many past epochs, and how many changed lines in all, are kept for readers that come back.
+    const RECENT_EPOCHS_MAX: usize = 4_096;
+    const RECENT_LINES_MAX: usize = 1_000_000;
+
+    /// Nothing known yet, not even an epoch.
+    pub fn new(shape: Shape) -> Self {
+        let inputs = shape.inputs.iter().map(|(_, starts)| starts.iter().map(|s| (*s, *s)).collect()).collect();
+        JobResults {
+            shape,
+            epoch: Epoch(0),
+            at_ms: 0,
+            inputs,
+            accounting: Accounting::default(),
+            digest: Digest::default(),
+            lines: Vec::new(),
+            line_index: HashMap::new(),
+            subjects: Vec::new(),
+            subject_index: HashMap::new(),
+            newest: BTreeMap::new(),
+            recent: VecDeque::new(),
+            recent_lines: 0,
+            known_since: Epoch(0),
+        }
+    }
+
+    /// Goes on to the update's epoch.
+    pub fn apply(&mut self, update: EpochUpdate) {
+        debug_assert!(update.epoch > self.epoch);
+        let before = std::mem::replace(&mut self.epoch, update.epoch);
+        self.at_ms = update.at_ms;
+        if before == Epoch(0) {
+            self.known_since = update.epoch;
+        }
+        for ReadTo { input, partition, next, end } in update.offsets {
+            if let Some(place) = self.inputs.get_mut(input as usize).and_then(|i| i.get_mut(partition.0 as usize)) {
+                *place = (next, end.max(next));
+            }
+        }
+        for (id, name) in update.subjects {
+            self.subject_index.insert(id, self.subjects.len() as u32);
+            let ranking = Ranking::default();
+            let total = self.shape.has_total.then_some(Decimal::ZERO);
+            self.subjects.push(Subject { name, total, claims: ClaimAccounting::default(), ranking });
+        }
+        for (id, group) in update.names {
+            let Some(subject) = self.subject_index.get(&id.subject).copied() else { continue };
+            self.line_index.insert(id, self.lines.len() as u32);
+            let group = Arc::new(Group(group));
+            self.lines.push(Line { subject, group, values: None, digest: Digest::default() });
+        }
+        let mut recent =
+            Recent { epoch: update.epoch, lines: Vec::with_capacity(update.lines.len()), totals: Vec::new() };
+        for (id, values) in update.lines {
+            if let Some(index) = self.line_index.get(&id).copied() {
+                let was = self.set_line(index, values);
+                recent.lines.push((index, was));
+            }
+        }
+        for (subject, total) in update.totals {
+            if let Some(index) = self.subject_index.get(&subject).copied() {
+                self.subjects[index as usize].total = Some(total);
+                recent.totals.push(index);
+            }
+        }
+        self.accounting.read += update.records.read;
+        self.accounting.rejected += update.records.rejected;
+        self.accounting.irrelevant += update.records.irrelevant;
+        self.accounting.matched += update.records.matched;
+        for (subject, changes) in update.claims {
+            if let Some(index) = self.subject_index.get(&subject).copied() {
+                self.count(index, changes);
+            }
+        }
+        for newest in update.newest {
+            let kept = self.newest.entry(newest.class).or_default();
+            kept.push_back(newest);
+            if kept.len() > NEWEST_KEPT {
+                kept.pop_front();
+            }
+        }
+        self.remember(recent);
+    }
+
+    fn set_line(&mut self, index: u32, values: Option<Vec<Decimal>>) -> Option<Decimal> {
+        let line = &mut self.lines[index as usize];
+        let subject = &mut self.subjects[line.subject as usize];
+        let was = line.values.as_ref().and_then(|v| v.first().copied());
+        if let Some(was) = was {
+            subject.ranking.remove(was, &line.group, index);
+            self.digest.remove(line.digest);
+        }
+        if let Some(values) = &values
+            && let Some(value) = values.first()
+        {
+            subject.ranking.insert(*value, &line.group, index);
+            line.digest = Digest::of_line(&subject.name, &line.group, values);
+            self.digest.add(line.digest);
+        }
+        line.values = values;
+        was
+    }
+
+    fn count(&mut self, subject: u32, changes: ClaimChanges) {
+        let add = |n: &mut u64, by: i64| *n = n.saturating_add_signed(by);
+        let claims = &mut self.subjects[subject as usize].claims;
+        add(&mut claims.claims, changes.claims);
+        add(&mut claims.counted, changes.counted);
+        add(&mut claims.superseded, changes.superseded);
+        add(&mut claims.duplicate, changes.duplicate);
+        let all = &mut self.accounting;
+        add(&mut all.claims, changes.claims);
+        add(&mut all.counted, changes.counted);
+        add(&mut all.superseded, changes.superseded);
+        add(&mut all.duplicate, changes.duplicate);
+    }
+
+    fn remember(&mut self, recent: Recent) {
+        self.recent_lines += recent.lines.len();
+        self.recent.push_back(recent);
+        while self.recent.len() > Self::RECENT_EPOCHS_MAX || self.recent_lines > Self::RECENT_LINES_MAX {
+            let Some(gone) = self.recent.pop_front() else { break };
+            self.recent_lines -= gone.lines.len();
+            self.known_since = gone.epoch;
+        }
+    }
+
+    /// Takes over from the results that were served before the engine was started again: what
+    /// differs becomes one change, so that readers go on without a gap.
+    pub fn take_over(&mut self, before: &JobResults) {
+        let mut was: HashMap<(&str, &Group), Option<Decimal>> = HashMap::new();
+        for line in &before.lines {
+            let subject = before.subjects[line.subject as usize].name.as_str();
+            was.insert((subject, &line.group), line.values.as_ref().and_then(|v| v.first().copied()));
+        }
+        let mut recent =
+            Recent { epoch: self.epoch, lines: Vec::new(), totals: (0..self.subjects.len() as u32).collect() };
+        let mut missing = Vec::new();
+        for (index, line) in self.lines.iter().enumerate() {
+            let subject = self.subjects[line.subject as usize].name.as_str();
+            let before = was.remove(&(subject, &*line.group)).flatten();
+            if before != line.values.as_ref().and_then(|v| v.first().copied()) {
+                recent.lines.push((index as u32, before));
+            }
+        }
+        for ((subject, group), value) in was {
+            // A line that stood before and is not there now: it keeps a place, to be told as gone.
+            if value.is_some() {
+                missing.push((subject.to_owned(), group.clone(), value));
+            }
+        }
+        for (subject, group, value) in missing {
+            let subject = match self.subjects.iter().position(|s| s.name == subject) {
+                Some(index) => index as u32,
+                None => {
+                    let total = self.shape.has_total.then_some(Decimal::ZERO);
+                    let (claims, ranking) = (ClaimAccounting::default(), Ranking::default());
+                    self.subjects.push(Subject { name: subject, total, claims, ranking });
+                    self.subjects.len() as u32 - 1
+                }
+            };
+            recent.lines.push((self.lines.len() as u32, value));
+            self.lines.push(Line { subject, group: Arc::new(group), values: None, digest: Digest::default() });
+        }
+        self.recent.clear();
+        self.recent_lines = 0;
+        self.known_since = before.epoch;
+        self.remember(recent);
+    }
+
+    /// The newest closed epoch; `None` before the first.
+    pub fn epoch(&self) -> Option<Epoch> {
+        (self.epoch > Epoch(0)).then_some(self.epoch)
+    }
+
+    /// When it closed, in ms since 1970.
+    pub fn at_ms(&self) -> i64 {
+        self.at_ms
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    pub fn accounting(&self) -> &Accounting {
+        &self.accounting
+    }
+
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// By input and partition: the next offset, and the partition's end as last heard of.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &[(Offset, Offset)])> {
+        self.shape.inputs.iter().zip(&self.inputs).map(|((topic, _), places)| (topic.as_str(), places.as_slice()))
+    }
+
+    /// The offsets that these tallies stand for.
+    pub fn offsets(&self) -> BTreeMap<String, Vec<Offset>> {
+        self.inputs()
+            .map(|(topic, places)| (topic.to_owned(), places.iter().map(|(next, _)| *next).collect()))
+            .collect()
+    }
+
+    /// The newest records of a class, oldest first.
+    pub fn newest(&self, class: Class) -> impl Iterator<Item = &Newest> {
+        self.newest.get(&class).into_iter().flatten()
+    }
+
+    /// The subjects whose name contains `query`, with their totals, by name.
+    pub fn subjects(&self, query: &str) -> Vec<(String, Option<Decimal>, usize, ClaimAccounting)> {
+        let matching = self.subjects.iter().filter(|s| s.name.contains(query));
+        let mut found: Vec<_> = matching.map(|s| (s.name.clone(), s.total, s.ranking.len(), s.claims)).collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
+    }
+
+    /// How many lines there are.
+    pub fn line_count(&self) -> usize {
+        self.subjects.iter().map(|s| s.ranking.len()).sum()
+    }
+
+    /// Every line, in no order.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, &Group, &[Decimal])> {
+        self.lines.iter().filter_map(|line| {
+            let values = line.values.as_deref()?;
+            Some((self.subjects[line.subject as usize].name.as_str(), &*line.group, values))
+        })
+    }
+
+    /// Every subject that has claims, with its total, in no order.
+    pub fn totals(&self) -> impl Iterator<Item = (&str, Option<Decimal>)> {
+        self.subjects.iter().map(|s| (s.name.as_str(), s.total))
+    }
+
+    /// The lines and the subjects that changed after `since`, as they are now; `None` if that is no
+    /// longer known.
+    #[allow(clippy::type_complexity)]
+    pub fn changed_since(
+        &self,
+        since: Epoch,
+    ) -> Option<(Vec<(&str, &Group, Option<&[Decimal]>)>, Vec<(&str, Option<Decimal>)>)> {
+        if since < self.known_since {
+            return None;
+        }
+        let recent = || self.recent.iter().rev().take_while(|recent| recent.epoch > since);
+        let lines: HashSet<u32> = recent().flat_map(|r| r.lines.iter().map(|(line, _)| *line)).collect();
+        let subjects: HashSet<u32> = recent().flat_map(|r| r.totals.iter().copied()).collect();
+        let line = |index: u32| {
+            let line = &self.lines[index as usize];
+            (self.subjects[line.subject as usize].name.as_str(), &*line.group, line.values.as_deref())
+        };
+        let subject = |index: u32| {
+            let subject = &self.subjects[index as usize];
+            (subject.name.as_str(), subject.total)
+        };
+        Some((lines.into_iter().map(line).collect(), subjects.into_iter().map(subject).collect()))
+    }
+
+    /// A snapshot of what the filter selects. A subject that is asked for by name and unknown is left
+    /// out.
+    pub fn snapshot(&self, filter: &Filter) -> Result<Tallies, ReadError> {
+        let subjects = self.selected(filter);
+        let limit = self.limit(filter);
+        let lines: usize = subjects.iter().map(|s| self.subjects[*s as usize].ranking.len().min(limit)).sum();
+        if lines > Filter::LINES_MAX {
+            return Err(ReadError::TooManyLines { lines });
+        }
+        let subjects = subjects.into_iter().map(|index| {
+            let subject = &self.subjects[index as usize];
+            let c = subject.claims;
+            SubjectTallies {
+                subject: subject.name.clone(),
+                total: subject.total,
+                claims: c.claims,
+                counted: c.counted,
+                superseded: c.superseded,
+                duplicate: c.duplicate,
+                late: c.late,
+                voided: c.voided,
+                tallies: subject.ranking.iter().take(limit).map(|place| self.tally(subject, place)).collect(),
+            }
+        });
+        Ok(Tallies {
+            job: self.shape.job.clone(),
+            epoch: self.epoch,
+            at: rfc3339(self.at_ms),
+            offsets: self.offsets(),
+            digest: self.digest.to_string(),
+            accounting: self.accounting,
+            subjects: subjects.collect(),
+        })
+    }
+
+    /// What changed after `since` in what the filter selects.
+    pub fn delta(&self, since: Epoch, filter: &Filter) -> Result<Delta, ReadError> {
+        if since < self.known_since || since > self.epoch {
+            return Err(ReadError::Gap { since });
+        }
+        let mut was: HashMap<u32, Option<Decimal>> = HashMap::new();
+        let mut totals: HashSet<u32> = HashSet::new();
+        // From the newest back, so that what stays is the value before the oldest of them.
+        for recent in self.recent.iter().rev().take_while(|recent| recent.epoch > since) {
+            was.extend(recent.lines.iter().copied());
+            totals.extend(&recent.totals);
+        }
+        let limit = self.limit(filter);
+        let mut by_subject: BTreeMap<u32, Vec<(u32, Option<Decimal>)>> = BTreeMap::new();
+        for (line, value) in was {
+            by_subject.entry(self.lines[line as usize].subject).or_default().push((line, value));
+        }
+        let selected: Option<HashSet<u32>> =
+            (!filter.subjects.is_empty()).then(|| self.selected(filter).into_iter().collect());
+        let is_selected = |subject: &u32| selected.as_ref().is_none_or(|s| s.contains(subject));
+        let mut changes = Vec::new();
+        for (subject, lines) in by_subject.into_iter().filter(|(subject, _)| is_selected(subject)) {
+            if limit == usize::MAX {
+                changes.extend(lines.into_iter().filter_map(|(line, was)| self.change(line, self.value(line), was)));
+            } else {
+                self.limited_changes(subject, &lines, limit, &mut changes);
+            }
+        }
+        changes.sort_by(|a, b| (&a.subject, Reverse(a.value), &a.group).cmp(&(&b.subject, Reverse(b.value), &b.group)));
+        let totals = totals.iter().filter(|s| is_selected(s)).filter_map(|s| {
+            let subject = &self.subjects[*s as usize];
+            Some((subject.name.clone(), subject.total?))
+        });
+        Ok(Delta {
+            job: self.shape.job.clone(),
+            epoch: self.epoch,
+            at: rfc3339(self.at_ms),
+            changes,
+            totals: totals.collect(),
+            accounting: self.accounting,
+        })
+    }
+
+    /// The changes in the first `limit` lines of a subject, of which `changed` lines had other values.
+    fn limited_changes(
+        &self,
+        subject: u32,
+        changed: &[(u32, Option<Decimal>)],
+        limit: usize,
+        changes: &mut Vec<Change>,
+    ) {
+        let ranking = &self.subjects[subject as usize].ranking;
+        let now: Vec<u32> = ranking.iter().take(limit).map(|(.., line)| *line).collect();
+        let was: HashMap<u32, Option<Decimal>> = changed.iter().copied().collect();
+        // The first lines as they were: those that did not change, in today's order, merged with
+        // those that did, by their old values.
+        let mut old: Vec<Place> = changed
+            .iter()
+            .filter_map(|(line, value)| Some((Reverse((*value)?), self.lines[*line as usize].group.clone(), *line)))
+            .collect();
+        old.extend(ranking.iter().filter(|(.., line)| !was.contains_key(line)).take(limit).cloned());
+        old.sort_unstable();
+        old.truncate(limit);
+        let shown: HashSet<u32> = now.iter().copied().collect();
+        let old: HashMap<u32, Decimal> = old.into_iter().map(|(Reverse(value), _, line)| (line, value)).collect();
+        for line in now {
+            let was_line = old.get(&line).copied();
+            if was_line.is_none() || was.contains_key(&line) {
+                changes.extend(self.change(line, self.value(line), was_line));
+            }
+        }
+        for (line, value) in old {
+            if !shown.contains(&line) {
+                changes.extend(self.change(line, None, Some(value)));
+            }
+        }
+    }
+
+    fn change(&self, line: u32, value: Option<Decimal>, was: Option<Decimal>) -> Option<Change> {
+        if value.is_none() && was.is_none() {
+            return None;
+        }
+        let of = &self.lines[line as usize];
+        if value == was && self.shape.aggregates.len() == 1 {
+            return None;
+        }
+        Some(Change {
+            subject: self.subjects[of.subject as usize].name.clone(),
+            group: (*of.group).clone(),
+            value,
+            was,
+            aggregates: value.and_then(|_| self.named(of.values.as_deref()?)),
+        })
+    }
+
+    fn value(&self, line: u32) -> Option<Decimal> {
+        self.lines[line as usize].values.as_ref().and_then(|v| v.first().copied())
+    }
+
+    fn named(&self, values: &[Decimal]) -> Option<BTreeMap<String, Decimal>> {
+        (values.len() > 1).then(|| self.shape.aggregates.iter().cloned().zip(values.iter().copied()).collect())
+    }
+
+    fn tally(&self, subject: &Subject, (Reverse(value), group, line): &Place) -> Tally {
+        let total = subject.total.filter(|total| *total != Decimal::ZERO);
+        Tally {
+            group: (**group).clone(),
+            value: *value,
+            share: total.map(|total| value.to_f64() / total.to_f64()),
+            aggregates: self.lines[*line as usize].values.as_deref().and_then(|v| self.named(v)),
+        }
+    }
+
+    fn limit(&self, filter: &Filter) -> usize {
+        filter.limit.or(self.shape.top).unwrap_or(usize::MAX)
+    }
+
+    /// Indexes of the selected subjects, by name.
+    fn selected(&self, filter: &Filter) -> Vec<u32> {
+        let wanted: HashSet<&str> = filter.subjects.iter().map(String::as_str).collect();
+        let all = self.subjects.iter().enumerate();
+        let mut found: Vec<u32> = all
+            .filter(|(_, s)| (s.claims.claims > 0) && (wanted.is_empty() || wanted.contains(s.name.as_str())))
+            .map(|(index, _)| index as u32)
+            .collect();
+        found.sort_by(|a, b| self.subjects[*a as usize].name.cmp(&self.subjects[*b as usize].name));
+        found
+    }
+}
+
+/// Milliseconds since 1970 as RFC 3339.
+fn rfc3339(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
+}
