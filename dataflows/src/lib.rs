@@ -12,5 +12,6 @@ pub mod record;
 pub mod results;
 pub mod source;
 pub mod spec;
+pub mod testing;
 pub mod time;
 pub mod update;
