@@ -1,8 +1,10 @@
 pub mod accounting;
 pub mod decode;
+pub mod filter;
 pub mod ids;
 pub mod number;
 pub mod pointer;
 pub mod record;
 pub mod source;
 pub mod spec;
+pub mod time;
