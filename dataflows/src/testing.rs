@@ -105,7 +105,7 @@ impl PartitionSource for MemoryReader {
         let topics = self.log.lock();
         let records = &topics[&self.topic].partitions[self.partition.0 as usize];
         let from = self.next.0 as usize;
-        let to = records.len().min(from + budget.records_max);
+        let to = records.len().min(from + budget.records_max).min(budget.until.0 as usize).max(from);
         for (offset, record) in (from..to).zip(&records[from..to]) {
             each(RecordRef {
                 partition: self.partition,
@@ -165,7 +165,9 @@ fn value(json: &serde_json::Value) -> Value<'static> {
         serde_json::Value::Number(n) => Value::Number(Cow::Owned(n.to_string())),
         serde_json::Value::String(s) => Value::Text(Cow::Owned(s.clone())),
         serde_json::Value::Array(a) => Value::Array(a.iter().map(value).collect()),
-        serde_json::Value::Object(o) => Value::Object(o.iter().map(|(k, v)| (Cow::Owned(k.clone()), value(v))).collect()),
+        serde_json::Value::Object(o) => {
+            Value::Object(o.iter().map(|(k, v)| (Cow::Owned(k.clone()), value(v))).collect())
+        }
     }
 }
 
@@ -200,9 +202,16 @@ impl Bench {
             let topic = source.topic(&input.topic).expect("the source answers").expect("the topic was made");
             let start = |p| Start { partition: PartitionId(p as u32), from: Offset(0), until: None };
             let (topic, partitions) = (topic.name, (0..topic.partitions.len()).map(start).collect());
-            InstallInput { topic, format: input.format.clone(), partitions, from_ms: None, until_ms: None }
+            InstallInput { topic, partitions, from_ms: None, until_ms: None }
         });
-        let install = Install::new(JobId(1), spec, inputs.collect(), (Epoch(1), Epoch(1 << 53)));
+        let install = Install {
+            job: JobId(1),
+            spec: spec.clone(),
+            inputs: inputs.collect(),
+            first_epoch: Epoch(1),
+            epoch_limit: Epoch(1 << 53),
+            halt: None,
+        };
         let results = JobResults::new(shape(spec, &install.inputs));
         engine.command(Command::Install(Box::new(install)));
         Bench { engine, events, results, failed: None, check: Box::new(|_| {}) }

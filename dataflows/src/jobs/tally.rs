@@ -1,13 +1,13 @@
 //! The `tally` dataflow: how an event becomes a claim.
 
 use crate::claim::{Add, Claim, EntityHash, HashKey, LineId, More, OrderKey, Position};
-use crate::decode::{Event, FormatInfo, Needs, Value};
+use crate::decode::{Event, Formats, Needs, Value};
 use crate::filter::Filter;
 use crate::jobs::names::{LineIndex, Names, SubjectIndex};
 use crate::number::Decimal;
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
-use crate::spec::{Aggregate, Keep, TallySpec};
+use crate::spec::{Aggregate, Dataflow, JobSpec, Keep, TallySpec};
 use crate::time::parse_time;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -65,20 +65,15 @@ type Part<'v> = Option<Cow<'v, str>>;
 
 impl Claims {
     /// Errors: a filter that does not compile, which submission has ruled out.
-    pub fn new(job: &str, spec: &TallySpec, format: FormatInfo, key: HashKey) -> Result<Self, String> {
+    pub fn new(job: &JobSpec, input: usize, formats: &dyn Formats, key: HashKey) -> Result<Self, String> {
+        let Dataflow::Tally(spec) = &job.dataflow;
+        let keeping = job.keeping(formats);
+        let entity = keeping.entities.get(input).map_or(&[][..], Vec::as_slice);
+        let format = job.inputs.get(input).and_then(|input| formats.find(&input.format));
         let mut needs = Needs::default();
         let mut slots = |pointers: &[Pointer]| pointers.iter().map(|p| needs.slot(p)).collect::<Vec<_>>();
-        let implied = |pointer: Option<&str>| pointer.map(Pointer::parse).transpose();
-        let is_message = format.message_id.is_some() && spec.entity.is_empty();
-        let entity = match implied(format.message_id)? {
-            Some(id) if is_message => slots(&[id]),
-            _ => slots(&spec.entity),
-        };
-        let keep = spec.keep_for(&format);
-        let claim_id = match implied(format.claim_id)? {
-            Some(id) if keep != Keep::All => slots(&[id]).pop(),
-            _ => None,
-        };
+        let claim_id = format.and_then(|f| f.claim_id).filter(|_| keeping.keep != Keep::All);
+        let claim_id = claim_id.map(Pointer::parse).transpose()?;
         let filter = match &spec.filter {
             Some(source) => {
                 let filter = Filter::compile(source)?;
@@ -101,16 +96,16 @@ impl Claims {
             distinct: slots(&distinct.collect::<Vec<_>>()),
             subject: slots(&spec.subject),
             order: spec.order.as_ref().map(|p| slots(std::slice::from_ref(p))[0]),
-            job_subject: spec.subject.is_empty().then(|| names.subject(job)),
+            job_subject: spec.subject.is_empty().then(|| names.subject(&job.name)),
             names,
             said: Said::default(),
             key,
-            keep,
+            keep: keeping.keep,
             detailed: spec.is_detailed(),
             ahead_ns: i64::try_from(spec.ahead.as_nanos()).unwrap_or(i64::MAX),
-            entity,
-            claim_id,
-            is_message,
+            entity: slots(entity),
+            claim_id: claim_id.map(|p| slots(&[p])[0]),
+            is_message: spec.entity.is_empty() && !entity.is_empty(),
             filter,
             needs,
         })
@@ -130,8 +125,7 @@ impl Claims {
         self.said.adds.clear();
         self.said.distinct.clear();
         if let Some((filter, slots)) = &self.filter {
-            let fields: SmallVec<[Option<&Value<'_>>; 8]> = slots.iter().map(|s| event.slots[*s].as_ref()).collect();
-            match filter.matches(&fields) {
+            match filter.matches_with(|i| event.slots[slots[i]].as_ref()) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.place(event, record).ok();
@@ -370,11 +364,6 @@ pub fn json_array(parts: &[impl AsRef<str>]) -> String {
 }
 
 impl TallySpec {
-    /// The keep rule for an input: a message is an entity by its id, keep last.
-    pub fn keep_for(&self, format: &FormatInfo) -> Keep {
-        if format.message_id.is_some() && self.entity.is_empty() { Keep::Last } else { self.keep }
-    }
-
     /// Whether an aggregate needs the single contributions.
     pub fn is_detailed(&self) -> bool {
         !self.aggregates.iter().all(|a| matches!(a, Aggregate::Count | Aggregate::Sum | Aggregate::Avg))
