@@ -5,6 +5,7 @@ pub mod ids;
 pub mod number;
 pub mod pointer;
 pub mod record;
+pub mod recount;
 pub mod source;
 pub mod spec;
 pub mod time;
