@@ -36,6 +36,8 @@ pub struct Budget {
     pub records_max: usize,
     /// At most about this many bytes of values.
     pub bytes_max: usize,
+    /// Nothing at or past this offset is handed over, and [`Polled::next`] does not pass it.
+    pub until: Offset,
 }
 
 /// What one [`PartitionSource::poll`] did.

@@ -48,7 +48,7 @@ pub struct ReadTo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum EngineEvent {
     /// The job's dataflow stands on every worker.
-    Installed { job: JobId, graph: Graph },
+    Installed { job: JobId },
     /// Epochs have closed.
     Closed { job: JobId, update: EpochUpdate },
     /// The job has stopped reading, as the halt of this number asked; all it had read is told.

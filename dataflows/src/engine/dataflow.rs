@@ -11,13 +11,13 @@ use crate::claim::{Claim, LineId};
 use crate::engine::collect::Collector;
 use crate::engine::facts::Fact;
 use crate::engine::ingest::{Ingest, Output};
-use crate::engine::job::{Install, Job};
+use crate::engine::job::{Halt, Install, Job};
 use crate::operators::extremes::{Detail, Extremes};
 use crate::operators::standing::Standing;
 use crate::operators::tally::{Sums, tally};
 use crate::source::Source;
 use crate::spec::Keep;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,15 +41,15 @@ type VecBuilder<D> = CapacityContainerBuilder<Vec<D>>;
 /// A worker's hand on the job's source.
 #[derive(Clone)]
 pub struct Control {
-    /// The number of the halt that keeps it from reading.
-    halt: Rc<Cell<Option<u64>>>,
+    /// What bounds its reading, if something does; and whether that is news to the source.
+    halt: Rc<RefCell<(Option<Halt>, bool)>>,
     activator: Rc<Activator>,
 }
 
 impl Control {
-    /// Stops reading (`Some`: told once all workers have) or goes on.
-    pub fn halt(&self, halt: Option<u64>) {
-        self.halt.set(halt);
+    /// Bounds reading (told once all workers have come so far) or lets it go on.
+    pub fn halt(&self, halt: Option<Halt>) {
+        *self.halt.borrow_mut() = (halt, true);
         self.activator.activate();
     }
 }
@@ -57,8 +57,7 @@ impl Control {
 /// Builds the job on this worker. Every worker builds the same operators in the same order.
 pub fn build<'scope>(scope: Scope<'scope, u64>, job: &Arc<Job>, install: &Install, source: &dyn Source) -> Control {
     let spec = install.tally();
-    let format = install.inputs.first().and_then(|input| job.formats.find(&input.format));
-    let keep = format.map_or(spec.keep, |format| spec.keep_for(&format));
+    let keep = install.spec.keeping(job.formats.as_ref()).keep;
     let mut probe = ProbeHandle::new();
 
     let (control, ingested) = ingest(scope, job, install, source, probe.clone());
@@ -109,7 +108,7 @@ fn ingest<'scope>(
     let mut facts_out = OutputBuilder::<_, VecBuilder<Fact>>::from(facts_out);
 
     let activator = Rc::new(scope.activator_for(info.address.clone()));
-    let control = Control { halt: Rc::new(Cell::new(None)), activator: activator.clone() };
+    let control = Control { halt: Rc::default(), activator: activator.clone() };
     let path = info.address.to_vec();
     let clock_waker = scope.worker().sync_activator_for(path.clone());
     let arrival = std::sync::Mutex::new(scope.worker().sync_activator_for(path));
@@ -130,7 +129,8 @@ fn ingest<'scope>(
     builder.build(move |mut capabilities| {
         let mut output = Output::default();
         let mut announced = false;
-        let mut halt_told = None;
+        // The halt that is still to be told as reached.
+        let mut halting = None;
         // The epoch in which something was read that has not ended yet.
         let mut unfinished = None;
         move |_frontiers| {
@@ -148,13 +148,12 @@ fn ingest<'scope>(
             let oldest = probe.with_frontier(|f| f.first().copied()).unwrap_or(epoch);
             let held_back = epoch.saturating_sub(oldest) > EPOCHS_IN_FLIGHT || job.outbox.is_full();
             let mut behind = false;
-            if halt.get().is_some() {
-                if halt_told != halt.get() {
-                    halt_told = halt.get();
-                    output.facts.extend(halt_told.map(|halt| Fact::Halted { halt }));
-                    unfinished = Some(epoch);
-                }
-            } else if held_back {
+            if std::mem::take(&mut halt.borrow_mut().1) {
+                let halt = &halt.borrow().0;
+                reader.halt(halt.as_ref());
+                halting = halt.as_ref().map(|halt| halt.number);
+            }
+            if held_back {
                 if reader.has_more() {
                     activator.activate_after(HOLD);
                 }
@@ -165,6 +164,11 @@ fn ingest<'scope>(
                     Err(failure) => return job.fail(failure),
                 }
                 behind = reader.has_more();
+            }
+            if let Some(halt) = halting.filter(|_| reader.is_halted()) {
+                halting = None;
+                output.facts.push(Fact::Halted { halt });
+                unfinished = Some(epoch);
             }
             claims_out.activate().session(&capabilities[0]).give_container(&mut output.claims);
             sums_out

@@ -5,17 +5,16 @@ use crate::accounting::Class;
 use crate::claim::{Claim, LineId, OrderKey, Position};
 use crate::decode::{Decoder, Event};
 use crate::engine::facts::{ClaimChanges, Fact, Newest, NewestRing, RecordChanges, Rejected};
-use crate::engine::job::{Failure, Install, Job};
+use crate::engine::job::{Failure, Halt, Install, Job};
 use crate::ids::{Offset, PartitionId};
 use crate::jobs::tally::{Claims, Judged};
 use crate::operators::extremes::Detail;
 use crate::operators::tally::Sums;
 use crate::record::RecordRef;
 use crate::source::{Budget, PartitionSource, Source, Waker};
-use crate::spec::Keep;
 
 /// What one turn of the source may read before other operators get theirs.
-const BUDGET: Budget = Budget { records_max: 8_192, bytes_max: 2 << 20 };
+const BUDGET: Budget = Budget { records_max: 8_192, bytes_max: 2 << 20, until: Offset(u64::MAX) };
 
 /// What a turn has made.
 #[derive(Default)]
@@ -39,7 +38,6 @@ pub struct Ingest {
 struct Input {
     decoder: Box<dyn Decoder>,
     claims: Claims,
-    keep: Keep,
     detailed: bool,
     /// Without an entity: by line what this turn adds, and the lines that it adds to.
     sums: Vec<Sums>,
@@ -55,6 +53,7 @@ struct Partition {
     reader: Option<Box<dyn PartitionSource>>,
     next: Offset,
     until: Option<Offset>,
+    halt: Option<Offset>,
     from_ms: Option<i64>,
     until_ms: Option<i64>,
     done: bool,
@@ -82,6 +81,7 @@ impl Ingest {
                     reader: Some(reader),
                     next: start.from,
                     until: start.until,
+                    halt: None,
                     from_ms: input.from_ms,
                     until_ms: input.until_ms,
                     done: false,
@@ -105,6 +105,24 @@ impl Ingest {
     /// Whether there is something to read now.
     pub fn has_more(&self) -> bool {
         self.partitions.iter().any(Partition::has_more)
+    }
+
+    /// Bounds what is read from now on; without a halt only the job's own bounds hold.
+    pub fn halt(&mut self, halt: Option<&Halt>) {
+        for partition in &mut self.partitions {
+            partition.halt = halt.map(|halt| match &halt.until {
+                None => partition.next,
+                Some(until) => {
+                    until.get(partition.input).and_then(|i| i.get(partition.id.0 as usize)).copied().unwrap_or_default()
+                }
+            });
+        }
+    }
+
+    /// Whether everything up to the halt was read.
+    pub fn is_halted(&self) -> bool {
+        let reached = |p: &Partition| p.done || p.halt.is_some_and(|halt| p.next >= halt);
+        self.partitions.iter().all(reached)
     }
 
     /// Reads up to a budget into `output`. Answers whether anything was read.
@@ -138,17 +156,12 @@ impl Ingest {
 
 impl Input {
     fn new(job: &Job, install: &Install, number: usize) -> Result<Self, Failure> {
-        let (spec, input) = (install.tally(), &install.inputs[number]);
-        let format = job
-            .formats
-            .find(&input.format)
-            .ok_or_else(|| Failure::new(format!("there is no format {:?}", input.format)))?;
-        let claims = Claims::new(&install.name, spec, format, job.hash_key).map_err(Failure::new)?;
+        let formats = job.formats.as_ref();
+        let claims = Claims::new(&install.spec, number, formats, job.hash_key).map_err(Failure::new)?;
         Ok(Input {
-            decoder: job.formats.decoder(&input.format, claims.needs()),
+            decoder: formats.decoder(&install.spec.inputs[number].format, claims.needs()),
             claims,
-            keep: spec.keep_for(&format),
-            detailed: spec.is_detailed(),
+            detailed: install.tally().is_detailed(),
             sums: Vec::new(),
             dirty: Vec::new(),
             subjects: Vec::new(),
@@ -190,7 +203,6 @@ impl Input {
 
     /// Without an entity every claim counts: it is summed up here, before any exchange.
     fn count(&mut self, position: Position, read: &mut Reading<'_>) {
-        debug_assert!(self.keep == Keep::All);
         let said = &self.claims.said;
         for (place, (line, value)) in said.adds.iter().enumerate() {
             let index = line.0 as usize;
@@ -244,8 +256,13 @@ struct Reading<'o> {
 
 impl Partition {
     fn has_more(&self) -> bool {
-        let bound = |reader: &Box<dyn PartitionSource>| self.until.unwrap_or(Offset::MAX).min(reader.end());
-        !self.done && self.reader.as_ref().is_some_and(|reader| self.next < bound(reader))
+        let bound = self.bound();
+        !self.done && self.reader.as_ref().is_some_and(|reader| self.next < bound.min(reader.end()))
+    }
+
+    /// The first offset that is not to be read now.
+    fn bound(&self) -> Offset {
+        self.until.unwrap_or(Offset(u64::MAX)).min(self.halt.unwrap_or(Offset(u64::MAX)))
     }
 
     fn read(
@@ -255,16 +272,16 @@ impl Partition {
         output: &mut Output,
         newest: &mut NewestRing,
     ) -> Result<usize, Failure> {
+        let budget = Budget { until: self.bound(), ..budget };
         let Some(reader) = &mut self.reader else { return Ok(0) };
         let mut reading = Reading { output, newest, records: RecordChanges::default(), irrelevant: None };
-        let (until, from_ms, until_ms) = (self.until.unwrap_or(Offset::MAX), self.from_ms, self.until_ms);
+        let (from_ms, until_ms) = (self.from_ms, self.until_ms);
         let (mut stopped, mut beyond) = (None, false);
         let polled = reader.poll(budget, &mut |record| {
             if stopped.is_some() {
                 return;
             }
-            let too_late = until_ms.is_some_and(|until| record.timestamp_ms >= until);
-            if record.offset >= until || too_late {
+            if until_ms.is_some_and(|until| record.timestamp_ms >= until) {
                 stopped = Some(record.offset);
                 return;
             }
@@ -287,8 +304,8 @@ impl Partition {
                 Offset::MAX
             )));
         }
-        self.next = stopped.unwrap_or(polled.next).min(until);
-        self.done = stopped.is_some() || self.next >= until;
+        self.next = stopped.unwrap_or(polled.next);
+        self.done = stopped.is_some() || self.until.is_some_and(|until| self.next >= until);
         let Reading { records, irrelevant, output, .. } = reading;
         if let Some((position, reason)) = irrelevant {
             let reason = Some(reason.to_owned());

@@ -15,20 +15,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Install {
     pub job: JobId,
-    pub name: String,
-    pub dataflow: Dataflow,
+    pub spec: JobSpec,
+    /// The spec's inputs, resolved.
     pub inputs: Vec<InstallInput>,
     /// The job's epochs start here: above all that were used before.
     pub first_epoch: Epoch,
     /// Epochs below this are reserved.
     pub epoch_limit: Epoch,
+    /// Reads only so far at first.
+    pub halt: Option<Halt>,
 }
 
 /// One input, resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstallInput {
     pub topic: String,
-    pub format: String,
     /// Every partition of the topic.
     pub partitions: Vec<Start>,
     /// Records with an earlier log timestamp are passed over.
@@ -45,16 +46,19 @@ pub struct Start {
     pub until: Option<Offset>,
 }
 
-impl Install {
-    /// From a checked job whose bounds were resolved.
-    pub fn new(job: JobId, spec: &JobSpec, inputs: Vec<InstallInput>, epochs: (Epoch, Epoch)) -> Self {
-        let (first_epoch, epoch_limit) = epochs;
-        Install { job, name: spec.name.clone(), dataflow: spec.dataflow.clone(), inputs, first_epoch, epoch_limit }
-    }
+/// Where a job is to stop reading until it is told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// `EngineEvent::Halted` has this number once all that was read up to there is told.
+    pub number: u64,
+    /// `None`: at once. Else by input, per partition, the offset to read to.
+    pub until: Option<Vec<Vec<Offset>>>,
+}
 
+impl Install {
     /// The parameters of the `tally` dataflow.
     pub fn tally(&self) -> &TallySpec {
-        let Dataflow::Tally(spec) = &self.dataflow;
+        let Dataflow::Tally(spec) = &self.spec.dataflow;
         spec
     }
 }

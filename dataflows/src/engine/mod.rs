@@ -18,7 +18,7 @@ use crate::decode::Formats;
 use crate::ids::Epoch;
 use crate::source::Source;
 use crate::update::{EngineEvent, Graph, JobId};
-use job::{Install, Job, Outbox};
+use job::{Halt, Install, Job, Outbox};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -32,8 +32,8 @@ pub enum Command {
     Install(Box<Install>),
     /// Takes the job's dataflow down.
     Remove(JobId),
-    /// Stops the job's reading; `EngineEvent::Halted` follows once all it has read was told.
-    Halt { job: JobId, halt: u64 },
+    /// Bounds the job's reading; `EngineEvent::Halted` follows once all up to there was told.
+    Halt { job: JobId, halt: Halt },
     /// Lets the job read on.
     Resume(JobId),
     /// Epochs below this are reserved now.

@@ -55,9 +55,11 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
             let job = shared.job(&install);
             let dataflow = worker.next_dataflow_index();
             let source = shared.config.source.as_ref();
-            let control = worker.dataflow_named(&install.name, |scope| build(scope, &job, &install, source));
-            // A first turn, so that offsets are told before anything is read.
-            control.halt(None);
+            let control = worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source));
+            control.halt(install.halt.clone());
+            if worker.index() == 0 {
+                job.outbox.send(EngineEvent::Installed { job: install.job });
+            }
             installed.insert(install.job, Installed { dataflow, control, job });
         }
         Command::Remove(job) => {
@@ -141,7 +143,7 @@ pub fn graph(install: &Install, formats: Arc<dyn crate::decode::Formats>) -> Gra
         let outbox = Outbox::new(Arc::new(|_| {}), Arc::default());
         let job = Arc::new(Job::new(&install, formats, HashKey([0, 0]), outbox));
         let dataflow = worker.next_dataflow_index();
-        worker.dataflow_named(&install.name, |scope| build(scope, &job, &install, &NoSource));
+        worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, &NoSource));
         worker.step();
         worker.drop_dataflow(dataflow);
         if let Some(mut register) = worker.log_register() {

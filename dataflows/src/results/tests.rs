@@ -1,1 +1,1 @@
-use super::*;
+//! Property tests of the store.

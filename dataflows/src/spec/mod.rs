@@ -1,5 +1,23 @@
 //! What a job is, once its file has been checked: past this point nothing is checked twice.
+//!
+//! ```text
+//! text -> tree (values with their lines) -> section (typed values) -> file, tally (the rules) -> JobSpec
+//!                      |                          |                        |
+//!                      '--------------------------'------------------------'--> faults, all of them
+//! ```
 
+mod fault;
+mod file;
+mod section;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use fault::Fault;
+pub use file::{JOB_FILE_BYTES_MAX, JobFile, Surroundings};
+
+use crate::decode::Formats;
 use crate::ids::{Offset, PartitionId};
 use crate::pointer::Pointer;
 use serde::{Deserialize, Serialize};
@@ -17,6 +35,39 @@ pub struct JobSpec {
     pub inputs: Vec<InputSpec>,
     /// Where its results are written, besides the results store.
     pub sinks: Vec<SinkSpec>,
+}
+
+/// To how many groups one event may add: over its entries, the product of the numbers of different
+/// elements (null among them) of the parts of the group. An event with more is rejected.
+pub const FAN_OUT_MAX: usize = 10_000;
+
+/// By what claims are kept, messages taken into account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// The rule.
+    pub keep: Keep,
+    /// The parts of the entity, by input; all empty exactly when `keep` is [`Keep::All`].
+    pub entities: Vec<Vec<Pointer>>,
+}
+
+impl JobSpec {
+    /// By what claims are kept: the job file's entity and rule; where it names no entity and the
+    /// inputs' records are messages, each message by its id, keep last.
+    pub fn keeping(&self, formats: &dyn Formats) -> Keeping {
+        let Dataflow::Tally(tally) = &self.dataflow;
+        if !tally.entity.is_empty() {
+            return Keeping { keep: tally.keep, entities: vec![tally.entity.clone(); self.inputs.len()] };
+        }
+        let ids = self.inputs.iter().map(|input| {
+            let id = formats.find(&input.format)?.message_id?;
+            Pointer::parse(id).ok().map(|id| vec![id])
+        });
+        // A checked job's inputs agree in whether they are messages.
+        match ids.collect::<Option<Vec<_>>>() {
+            Some(entities) => Keeping { keep: Keep::Last, entities },
+            None => Keeping { keep: Keep::All, entities: vec![Vec::new(); self.inputs.len()] },
+        }
+    }
 }
 
 /// The built-in dataflows.
@@ -59,8 +110,9 @@ pub struct TallySpec {
     pub subject: Vec<Pointer>,
     /// What each event adds, at least one.
     pub entries: Vec<EntrySpec>,
-    /// Empty exactly when `keep` is [`Keep::All`].
+    /// Empty exactly when `keep` is [`Keep::All`]. See [`JobSpec::keeping`] for messages.
     pub entity: Vec<Pointer>,
+    /// As the job file says it.
     pub keep: Keep,
     /// The event time. `None`: the order key begins with the log's timestamp.
     pub order: Option<Pointer>,

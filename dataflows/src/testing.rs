@@ -1,0 +1,239 @@
+//! For tests, and for whoever embeds the engine: a log in memory, plain decoders, and an engine whose
+//! results can be waited for.
+//!
+//! The decoder here is written for plainness, not speed: it parses the whole record.
+
+use crate::claim::HashKey;
+use crate::decode::{Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
+use crate::engine::job::{Install, InstallInput, Start};
+use crate::engine::{Command, Engine, EngineConfig};
+use crate::ids::{Epoch, Offset, PartitionId};
+use crate::record::RecordRef;
+use crate::results::{JobResults, Shape};
+use crate::source::{Budget, PartitionSource, PartitionState, Polled, Source, SourceError, TopicState, Waker};
+use crate::spec::JobSpec;
+use crate::update::{EngineEvent, JobId};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A record of a [`MemoryLog`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryRecord {
+    pub timestamp_ms: i64,
+    pub value: Vec<u8>,
+}
+
+#[derive(Default)]
+struct MemoryTopic {
+    partitions: Vec<Vec<MemoryRecord>>,
+    wakers: Vec<(usize, Waker)>,
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+pub struct MemoryLog(Arc<Mutex<BTreeMap<String, MemoryTopic>>>);
+
+impl MemoryLog {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, MemoryTopic>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a topic, or leaves the one that is there.
+    pub fn create(&self, topic: &str, partitions: usize) {
+        let mut topics = self.lock();
+        topics.entry(topic.to_owned()).or_default().partitions.resize_with(partitions, Vec::new);
+    }
+
+    /// Appends to a partition and wakes its readers.
+    pub fn append(&self, topic: &str, partition: usize, records: impl IntoIterator<Item = MemoryRecord>) {
+        let mut topics = self.lock();
+        let topic = topics.get_mut(topic).expect("the topic was made");
+        topic.partitions[partition].extend(records);
+        topic.wakers.iter().filter(|(p, _)| *p == partition).for_each(|(_, waker)| waker());
+    }
+
+    /// All records of a partition.
+    pub fn records(&self, topic: &str, partition: usize) -> Vec<MemoryRecord> {
+        self.lock()[topic].partitions[partition].clone()
+    }
+}
+
+impl Source for MemoryLog {
+    fn topic(&self, topic: &str) -> Result<Option<TopicState>, SourceError> {
+        Ok(self.lock().get(topic).map(|t| TopicState {
+            name: topic.to_owned(),
+            incarnation: 1,
+            compacted: false,
+            partitions: (t.partitions.iter())
+                .map(|p| PartitionState { start: Offset(0), end: Offset(p.len() as u64), bytes: 0 })
+                .collect(),
+        }))
+    }
+
+    fn offset_at(&self, topic: &str, partition: PartitionId, timestamp_ms: i64) -> Result<Offset, SourceError> {
+        let topics = self.lock();
+        let records = &topics[topic].partitions[partition.0 as usize];
+        Ok(Offset(records.partition_point(|r| r.timestamp_ms < timestamp_ms) as u64))
+    }
+
+    fn open(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        from: Offset,
+        waker: Waker,
+    ) -> Result<Box<dyn PartitionSource>, SourceError> {
+        let mut topics = self.lock();
+        let unknown = || SourceError::UnknownTopic { topic: topic.to_owned() };
+        topics.get_mut(topic).ok_or_else(unknown)?.wakers.push((partition.0 as usize, waker));
+        Ok(Box::new(MemoryReader { log: self.clone(), topic: topic.to_owned(), partition, next: from }))
+    }
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    topic: String,
+    partition: PartitionId,
+    next: Offset,
+}
+
+impl PartitionSource for MemoryReader {
+    fn poll(&mut self, budget: Budget, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<Polled, SourceError> {
+        let topics = self.log.lock();
+        let records = &topics[&self.topic].partitions[self.partition.0 as usize];
+        let from = self.next.0 as usize;
+        let to = records.len().min(from + budget.records_max).min(budget.until.0 as usize).max(from);
+        for (offset, record) in (from..to).zip(&records[from..to]) {
+            each(RecordRef {
+                partition: self.partition,
+                offset: Offset(offset as u64),
+                timestamp_ms: record.timestamp_ms,
+                key: None,
+                value: Some(&record.value),
+            });
+        }
+        self.next = Offset(to as u64);
+        Ok(Polled { records: to - from, next: self.next, end: Offset(records.len() as u64) })
+    }
+
+    fn end(&self) -> Offset {
+        Offset(self.log.lock()[&self.topic].partitions[self.partition.0 as usize].len() as u64)
+    }
+}
+
+/// The formats `json`, `post` and `vote`, without what `post` fills in.
+pub struct PlainFormats;
+
+impl Formats for PlainFormats {
+    fn all(&self) -> &[FormatInfo] {
+        &[
+            FormatInfo { name: "json", message_id: None, claim_id: None },
+            FormatInfo { name: "post", message_id: Some("/id"), claim_id: None },
+            FormatInfo { name: "vote", message_id: None, claim_id: Some("/id") },
+        ]
+    }
+
+    fn decoder(&self, _format: &str, needs: &Needs) -> Box<dyn Decoder> {
+        Box::new(PlainDecoder { needs: needs.clone() })
+    }
+}
+
+struct PlainDecoder {
+    needs: Needs,
+}
+
+impl Decoder for PlainDecoder {
+    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
+        let bytes = record.value.ok_or(Reject("the record has no value".into()))?;
+        let json: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|e| Reject(format!("no valid JSON: {e}").into()))?;
+        if !json.is_object() {
+            return Err(Reject("the record is no JSON object".into()));
+        }
+        event.slots.extend(self.needs.pointers().iter().map(|p| json.pointer(&p.to_string()).map(value)));
+        Ok(())
+    }
+}
+
+fn value(json: &serde_json::Value) -> Value<'static> {
+    match json {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(b) => Value::Bool(*b),
+        serde_json::Value::Number(n) => Value::Number(Cow::Owned(n.to_string())),
+        serde_json::Value::String(s) => Value::Text(Cow::Owned(s.clone())),
+        serde_json::Value::Array(a) => Value::Array(a.iter().map(value).collect()),
+        serde_json::Value::Object(o) => {
+            Value::Object(o.iter().map(|(k, v)| (Cow::Owned(k.clone()), value(v))).collect())
+        }
+    }
+}
+
+/// An engine with one job, and its results.
+pub struct Bench {
+    engine: Engine,
+    events: Receiver<EngineEvent>,
+    pub results: JobResults,
+    /// Why the job failed, if it did.
+    pub failed: Option<String>,
+    /// Called with the results after every update.
+    pub check: Box<dyn FnMut(&JobResults)>,
+}
+
+impl Bench {
+    /// Starts an engine with `workers` and installs the job, from the beginning of its topics.
+    pub fn start(spec: &JobSpec, source: Arc<dyn Source>, formats: Arc<dyn Formats>, workers: usize) -> Self {
+        let (send, events) = channel();
+        let send = Mutex::new(send);
+        let engine = Engine::start(EngineConfig {
+            workers,
+            hash_key: HashKey([17, 4]),
+            source: source.clone(),
+            formats,
+            deliver: Arc::new(move |event| {
+                // A test that has ended takes no more events.
+                send.lock().unwrap_or_else(PoisonError::into_inner).send(event).ok();
+            }),
+        })
+        .expect("threads start");
+        let inputs = spec.inputs.iter().map(|input| {
+            let topic = source.topic(&input.topic).expect("the source answers").expect("the topic was made");
+            let start = |p| Start { partition: PartitionId(p as u32), from: Offset(0), until: None };
+            let (topic, partitions) = (topic.name, (0..topic.partitions.len()).map(start).collect());
+            InstallInput { topic, partitions, from_ms: None, until_ms: None }
+        });
+        let install = Install {
+            job: JobId(1),
+            spec: spec.clone(),
+            inputs: inputs.collect(),
+            first_epoch: Epoch(1),
+            epoch_limit: Epoch(1 << 53),
+            halt: None,
+        };
+        let results = JobResults::new(Shape::of(spec, &install.inputs));
+        engine.command(Command::Install(Box::new(install)));
+        Bench { engine, events, results, failed: None, check: Box::new(|_| {}) }
+    }
+
+    /// Takes events until the results stand for `records` records, or the job fails.
+    pub fn run_to(&mut self, records: u64, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        while self.results.accounting().read < records && self.failed.is_none() {
+            let wait = until.saturating_duration_since(Instant::now());
+            let event = self.events.recv_timeout(wait).unwrap_or_else(|_| {
+                panic!("{} of {records} records after {deadline:?}", self.results.accounting().read)
+            });
+            self.engine.taken();
+            match event {
+                EngineEvent::Closed { update, .. } => {
+                    self.results.apply(update);
+                    (self.check)(&self.results);
+                }
+                EngineEvent::Failed { error, .. } => self.failed = Some(error),
+                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
+            }
+        }
+    }
+}
