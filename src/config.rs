@@ -29,7 +29,7 @@ const ENV_PREFIX: &str = "TALLYFLOW_";
 pub const WORKERS_MAX: usize = 64;
 
 /// Everything the server needs to know, checked: past this point nothing is checked twice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where the server listens; port 0 picks a free one.
     pub listen: SocketAddr,

@@ -22,11 +22,6 @@ mod server {
     }
 }
 
-/// To be joined: `node::run_engine`.
-fn run_engine() -> anyhow::Result<()> {
-    anyhow::bail!("not joined yet")
-}
-
 fn main() -> ExitCode {
     cli::main()
 }

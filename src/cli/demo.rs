@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer};
+use tallyflow_connectors::log::embedded::TopicConfig;
+use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer, Source};
 use tracing::warn;
 
 /// The jobs, as a person would submit them.
@@ -93,9 +94,8 @@ fn prepare(node: &Node) -> anyhow::Result<()> {
 }
 
 fn create_topic(node: &Node, topic: &str) -> anyhow::Result<()> {
-    use tallyflow_dataflows::source::Source;
     if node.log().topic(topic)?.is_none() {
-        node.log().create_topic(topic, PARTITIONS)?;
+        node.log().create_topic(topic, PARTITIONS, TopicConfig::default())?;
     }
     Ok(())
 }

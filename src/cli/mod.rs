@@ -56,7 +56,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Engine => crate::run_engine().map(|()| Outcome::Done),
+        Command::Engine => crate::node::run_engine().map(|()| Outcome::Done),
         Command::Submit(args) => ask(args.server.client()?, |c| async move { jobs::submit(&c, &args.file).await }),
         Command::Jobs(args) => ask(args.server.client()?, |c| async move { jobs::list(&c, args.format).await }),
         Command::Job(args) => {
