@@ -31,7 +31,7 @@ impl JsonDecoder {
             Some(_) => return Err(Reject(Cow::Borrowed("the record is not a JSON object"))),
             None => return Err(Reject(Cow::Borrowed("the record is empty"))),
         }
-        event.slots.resize(self.slots, None);
+        event.slots.resize_with(self.slots, || None);
         self.plan
             .read(&mut scanner, &mut event.slots, 0)
             .and_then(|()| scanner.end())

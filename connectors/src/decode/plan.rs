@@ -48,9 +48,12 @@ impl Plan {
     /// Reads the object whose brace stands next, with all within, and fills the slots below this place.
     #[inline]
     pub(super) fn read<'a>(&self, scanner: &mut Scanner<'a>, slots: Slots<'_, 'a>, depth: u32) -> Scan<()> {
-        if !self.slots.is_empty() {
-            let value = scanner.value(depth)?;
-            self.fill(Some(value), slots);
+        if let Some((&last, others)) = self.slots.split_last() {
+            scanner.value_into(&mut slots[last], depth)?;
+            if !others.is_empty() || !self.children.is_empty() {
+                let value = slots[last].clone();
+                self.share(&value, others, slots);
+            }
             return Ok(());
         }
         match scanner.peek() {
@@ -94,7 +97,11 @@ impl Plan {
 
     #[inline(always)]
     fn child(&self, name: RawText<'_>) -> Option<&Plan> {
-        self.children.iter().find(|c| name.is(&c.token)).map(|c| &c.plan)
+        let child = match name.plain() {
+            Some(name) => self.children.iter().find(|c| same(&c.token, name)),
+            None => self.children.iter().find(|c| *c.token == *name.text()),
+        };
+        child.map(|c| &c.plan)
     }
 
     fn clear(&self, slots: Slots<'_, '_>) {
@@ -102,18 +109,22 @@ impl Plan {
         self.children.iter().for_each(|child| child.plan.clear(slots));
     }
 
-    /// Fills the slots here and below from a value that was read whole.
-    #[inline]
-    fn fill<'a>(&self, value: Option<Value<'a>>, slots: Slots<'_, 'a>) {
+    /// Gives a value that was read whole to the slots below, and a copy to others here.
+    #[cold]
+    fn share<'a>(&self, value: &Option<Value<'a>>, others: &[usize], slots: Slots<'_, 'a>) {
+        others.iter().for_each(|&slot| slots[slot] = value.clone());
         for child in &self.children {
             let found = value.as_ref().and_then(|v| step(v, &child.token, child.index)).cloned();
-            child.plan.fill(found, slots);
-        }
-        if let Some((&last, others)) = self.slots.split_last() {
-            others.iter().for_each(|&slot| slots[slot] = value.clone());
-            slots[last] = value;
+            child.plan.share(&found, &child.plan.slots, slots);
         }
     }
+}
+
+/// Whether two names are equal. Names differ in length mostly, and few are long: a call to compare
+/// the bytes would cost more than it does here.
+#[inline(always)]
+fn same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b)
 }
 
 /// What `tokens` lead to from `value`.

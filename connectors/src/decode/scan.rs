@@ -68,10 +68,10 @@ impl<'a> RawText<'a> {
         if self.escaped { Cow::Owned(unescape(self.raw)) } else { Cow::Borrowed(self.raw) }
     }
 
-    /// Whether it means `text`.
-    #[inline]
-    pub(super) fn is(self, text: &str) -> bool {
-        if self.escaped { unescape(self.raw) == text } else { self.raw == text }
+    /// What stands between the quotes, where it is what is meant: where it has no escapes.
+    #[inline(always)]
+    pub(super) fn plain(self) -> Option<&'a str> {
+        (!self.escaped).then_some(self.raw)
     }
 }
 
@@ -163,62 +163,86 @@ impl<'a> Scanner<'a> {
     }
 
     /// Checks a value and passes over it. `depth` is how many arrays and objects are open.
+    #[inline(always)]
     pub(super) fn skip(&mut self, depth: u32) -> Scan<()> {
         match self.peek() {
             Some(b'"') => {
                 self.at += 1;
                 self.string().map(|_| ())
             }
-            Some(b'{') => {
-                let depth = self.deeper(depth)?;
-                let mut first = true;
-                while self.member(first)?.is_some() {
-                    self.skip(depth)?;
-                    first = false;
-                }
-                Ok(())
-            }
-            Some(b'[') => {
-                let depth = self.deeper(depth)?;
-                let mut first = true;
-                while self.element(first)? {
-                    self.skip(depth)?;
-                    first = false;
-                }
-                Ok(())
-            }
-            Some(_) => self.scalar().map(|_| ()),
+            Some(b'-' | b'0'..=b'9') => self.number().map(|_| ()),
+            Some(b'{' | b'[') => self.skip_nested(depth),
+            Some(_) => self.word().map(|_| ()),
             None => Err(Fault::End),
         }
     }
 
-    /// Reads a value whole.
-    pub(super) fn value(&mut self, depth: u32) -> Scan<Value<'a>> {
+    #[inline(never)]
+    fn skip_nested(&mut self, depth: u32) -> Scan<()> {
+        let object = self.bytes.get(self.at) == Some(&b'{');
+        let depth = self.deeper(depth)?;
+        let mut first = true;
+        if object {
+            while self.member(first)?.is_some() {
+                self.skip(depth)?;
+                first = false;
+            }
+        } else {
+            while self.element(first)? {
+                self.skip(depth)?;
+                first = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a value whole, into its place: handing it over as a result costs more than reading it.
+    #[inline(always)]
+    pub(super) fn value_into(&mut self, slot: &mut Option<Value<'a>>, depth: u32) -> Scan<()> {
+        match self.peek() {
+            Some(b'"') => {
+                self.at += 1;
+                *slot = Some(Value::Text(self.string()?.text()));
+            }
+            Some(b'-' | b'0'..=b'9') => *slot = Some(Value::Number(Cow::Borrowed(self.number()?))),
+            Some(_) => *slot = Some(self.value(depth)?),
+            None => return Err(Fault::End),
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn value(&mut self, depth: u32) -> Scan<Value<'a>> {
         match self.peek() {
             Some(b'"') => {
                 self.at += 1;
                 Ok(Value::Text(self.string()?.text()))
             }
-            Some(b'{') => {
-                let depth = self.deeper(depth)?;
-                let mut members = Vec::new();
-                while let Some(name) = self.member(members.is_empty())? {
-                    let value = self.value(depth)?;
-                    members.push((name.text(), value));
-                }
-                keep_last_of_each_name(&mut members);
-                Ok(Value::Object(members))
-            }
-            Some(b'[') => {
-                let depth = self.deeper(depth)?;
-                let mut elements = Vec::new();
-                while self.element(elements.is_empty())? {
-                    elements.push(self.value(depth)?);
-                }
-                Ok(Value::Array(elements))
-            }
-            Some(_) => self.scalar(),
+            Some(b'-' | b'0'..=b'9') => Ok(Value::Number(Cow::Borrowed(self.number()?))),
+            Some(b'{' | b'[') => self.nested_value(depth),
+            Some(_) => self.word(),
             None => Err(Fault::End),
+        }
+    }
+
+    #[inline(never)]
+    fn nested_value(&mut self, depth: u32) -> Scan<Value<'a>> {
+        let object = self.bytes.get(self.at) == Some(&b'{');
+        let depth = self.deeper(depth)?;
+        if object {
+            let mut members = Vec::new();
+            while let Some(name) = self.member(members.is_empty())? {
+                let value = self.value(depth)?;
+                members.push((name.text(), value));
+            }
+            keep_last_of_each_name(&mut members);
+            Ok(Value::Object(members))
+        } else {
+            let mut elements = Vec::new();
+            while self.element(elements.is_empty())? {
+                elements.push(self.value(depth)?);
+            }
+            Ok(Value::Array(elements))
         }
     }
 
@@ -232,28 +256,20 @@ impl<'a> Scanner<'a> {
         Ok(depth + 1)
     }
 
-    /// A number or one of the three words.
+    /// One of the three words.
     #[inline]
-    fn scalar(&mut self) -> Scan<Value<'a>> {
-        match self.bytes.get(self.at) {
-            Some(b'-' | b'0'..=b'9') => Ok(Value::Number(Cow::Borrowed(self.number()?))),
-            Some(b't') => self.word("true", Value::Bool(true)),
-            Some(b'f') => self.word("false", Value::Bool(false)),
-            Some(b'n') => self.word("null", Value::Null),
-            _ => Err(Fault::Value),
+    fn word(&mut self) -> Scan<Value<'a>> {
+        let words = [("null", Value::Null), ("true", Value::Bool(true)), ("false", Value::Bool(false))];
+        for (word, value) in words {
+            if self.bytes[self.at..].starts_with(word.as_bytes()) {
+                self.at += word.len();
+                return Ok(value);
+            }
         }
+        Err(Fault::Value)
     }
 
-    fn word(&mut self, word: &str, value: Value<'a>) -> Scan<Value<'a>> {
-        if self.bytes[self.at..].starts_with(word.as_bytes()) {
-            self.at += word.len();
-            Ok(value)
-        } else {
-            Err(Fault::Value)
-        }
-    }
-
-    #[inline]
+    #[inline(always)]
     fn number(&mut self) -> Scan<&'a str> {
         let start = self.at;
         if self.bytes.get(self.at) == Some(&b'-') {
