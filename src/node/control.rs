@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tallyflow_connectors::log::embedded::{CreateTopicError, EmbeddedLog, TopicConfig};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig, TopicError};
 use tallyflow_dataflows::claim::HashKey;
 use tallyflow_dataflows::engine::job::InstallInput;
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
@@ -60,7 +60,7 @@ impl Control {
     /// Opens the control topic, made if it is not there.
     pub fn open(log: Arc<EmbeddedLog>) -> anyhow::Result<(Control, Kept)> {
         match log.create_topic(TOPIC, 1, TopicConfig { compacted: true, ..TopicConfig::default() }) {
-            Ok(_) | Err(CreateTopicError::AlreadyExists { .. }) => {}
+            Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
             Err(error) => bail!("making the control topic: {error}"),
         }
         let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();

@@ -15,14 +15,14 @@ use tallyflow_dataflows::engine::job::{Halt, Install, InstallInput, Start};
 use tallyflow_dataflows::engine::{Command, graph};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::source::{Source, SourceError};
-use tallyflow_dataflows::spec::file::{JobFile, Surroundings};
-use tallyflow_dataflows::spec::{Bound, InputSpec, JobSpec};
+use tallyflow_dataflows::spec::{Bound, InputSpec, JobFile, JobSpec, Surroundings};
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
 
 impl Node {
     /// Only checks a job file.
     pub fn validate(&self, text: &JobText) -> Result<JobSpec, SubmitError> {
-        let topics = self.log.topics().into_iter().filter(|t| !is_internal(&t.name)).collect::<Vec<_>>();
+        let topics = self.log.topics().map_err(|e| SubmitError::Failed(e.to_string()))?;
+        let topics = topics.into_iter().filter(|t| !is_internal(&t.name)).collect::<Vec<_>>();
         let partitions =
             |name: &str| topics.iter().find(|t| t.name == name).map(|t| t.partitions.len() as u32);
         let around = Surroundings {

@@ -34,12 +34,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
 use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
-use tallyflow_connectors::log::embedded::EmbeddedLog;
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
 use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::Group;
-use tallyflow_dataflows::spec::fault::Fault;
+use tallyflow_dataflows::spec::Fault;
 use tallyflow_dataflows::update::JobId;
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -325,6 +325,15 @@ fn lock_dir(dir: &Path) -> anyhow::Result<File> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How the log is run.
+fn log_options(config: &Config) -> LogOptions {
+    LogOptions {
+        record_bytes_max: config.log.record_bytes_max,
+        queue_bytes_max: config.log.inflight_bytes_max,
+        ..LogOptions::default()
+    }
 }
 
 /// A failure with the place in the log where it happened.
