@@ -170,6 +170,17 @@ impl Client {
         Ok((text, value))
     }
 
+    /// The newest records of each class; none before the first epoch has closed.
+    pub async fn newest(&self, job: &str) -> anyhow::Result<Vec<Box<RawValue>>> {
+        match self.json::<Page>(self.request(Method::GET, &["jobs", job, "newest"])).await {
+            Ok((_, page)) => Ok(page.items),
+            Err(error) => match error.downcast_ref() {
+                Some(RequestError::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. }) => Ok(Vec::new()),
+                _ => Err(error),
+            },
+        }
+    }
+
     /// A whole list, page by page, up to `limit` items.
     pub async fn list(
         &self,

@@ -106,7 +106,7 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
         line(text)?;
         return Ok(Outcome::Done);
     }
-    let newest = client.list(&["jobs", name, "newest"], &[], usize::MAX).await?;
+    let newest = client.newest(name).await?;
     line(format_args!("job       {}", plain(&job.name)))?;
     line(format_args!("dataflow  {}", plain(&job.dataflow)))?;
     line(format_args!("state     {}", state(job.state)))?;
@@ -225,7 +225,7 @@ struct DeadLetterItem {
     topic: String,
     partition: u32,
     offset: u64,
-    at: String,
+    timestamp: String,
     reason: String,
     #[serde(default)]
     value: Option<String>,
@@ -243,12 +243,12 @@ pub async fn dead_letters(client: &Client, args: &DeadLettersArgs) -> anyhow::Re
         json_list(&items)?;
         return Ok(Outcome::Done);
     }
-    let mut rows = Rows::new(&["at", "topic", "partition", "offset", "reason", "record"], &["partition", "offset"]);
+    let mut rows = Rows::new(&["time", "topic", "partition", "offset", "reason", "record"], &["partition", "offset"]);
     for item in &items {
         let letter: DeadLetterItem = read(item.get())?;
         let record = letter.value.or(letter.value_base64.map(|b| format!("base64:{b}"))).unwrap_or_default();
         rows.add([
-            letter.at,
+            letter.timestamp,
             letter.topic,
             letter.partition.to_string(),
             letter.offset.to_string(),

@@ -88,7 +88,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
             ask(args.server.client()?, |c| async move { feed::replay(c, args).await })
         }
         Command::Feed(FeedCommand::Simulate(simulation)) => {
-            ask(simulation.common().server.client()?, |c| async move { feed::simulate(c, simulation).await })
+            let client = simulation.common().server.client()?;
+            ask(client, |c| async move { feed::simulate(c, &simulation).await })
         }
     }
 }

@@ -36,7 +36,7 @@ struct Partition {
 #[derive(Deserialize)]
 struct Record {
     offset: u64,
-    at: String,
+    timestamp: String,
     #[serde(default)]
     key: Option<String>,
     /// As text where the bytes are that.
@@ -121,7 +121,7 @@ pub async fn tail(client: &Client, args: &TopicTailArgs) -> anyhow::Result<Outco
                     };
                     let key = record.key.as_deref().unwrap_or("-");
                     let place = format!("{partition}/{}", record.offset);
-                    line(format_args!("{place}\t{}\t{}\t{}", plain(&record.at), plain(key), plain(&value)))?;
+                    line(format_args!("{place}\t{}\t{}\t{}", plain(&record.timestamp), plain(key), plain(&value)))?;
                 }
             }
         }
