@@ -167,7 +167,11 @@ fn the_server_can_be_named_in_the_environment() {
 fn a_job_file_that_is_not_there_is_named() {
     let output = tallyflow(&["submit", "/nowhere/job.toml", "--server", &nobody()]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).starts_with("tallyflow: the job file /nowhere/job.toml can't be read"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).starts_with("tallyflow: the job file /nowhere/job.toml can't be read"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(stderr(&output).lines().count(), 1);
 }
 

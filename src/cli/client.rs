@@ -229,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_in_the_servers_words() {
-        let problem = serde_json::from_str(r#"{"title": "Not Found", "detail": "there is no job named \"x\""}"#).unwrap();
+        let problem =
+            serde_json::from_str(r#"{"title": "Not Found", "detail": "there is no job named \"x\""}"#).unwrap();
         let error = RequestError::Refused { status: StatusCode::NOT_FOUND, retry_after: None, problem };
         assert_eq!(error.to_string(), "there is no job named \"x\"");
         assert!(!error.retryable());

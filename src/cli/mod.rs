@@ -76,7 +76,9 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Recount(args) => {
             ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
         }
-        Command::DeadLetters(args) => ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await }),
+        Command::DeadLetters(args) => {
+            ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await })
+        }
         Command::Topics(args) => ask(args.server.client()?, |c| async move { topics::list(&c, args.format).await }),
         Command::Topic(TopicCommand::Create(args)) => {
             ask(args.server.client()?, |c| async move { topics::create(&c, &args.name, args.partitions).await })
@@ -99,10 +101,8 @@ fn ask<F: Future<Output = anyhow::Result<Outcome>>>(
     client: Client,
     work: impl FnOnce(Client) -> F,
 ) -> anyhow::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime can't be started")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime can't be started")?;
     let outcome = runtime.block_on(work(client));
     // A read of stdin can't be taken back; don't wait for it.
     runtime.shutdown_background();

@@ -58,10 +58,12 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     if !text.chars().any(char::is_control) {
         return Cow::Borrowed(text);
     }
-    text.chars().flat_map(|c| if c.is_control() { Err(c.escape_default()) } else { Ok(c) }.map_or_else(
-        |escaped| escaped.collect::<Vec<_>>(),
-        |c| vec![c],
-    )).collect()
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() { Err(c.escape_default()) } else { Ok(c) }
+                .map_or_else(|escaped| escaped.collect::<Vec<_>>(), |c| vec![c])
+        })
+        .collect()
 }
 
 /// The two sums of an accounting, as sentences of numbers.

@@ -51,7 +51,8 @@ fn print(tallies: &Tallies) -> io::Result<()> {
 
 /// One subject's lines, and the total below.
 fn table(subject: &SubjectTallies) -> Rows {
-    let names: BTreeSet<&String> = subject.tallies.iter().flat_map(|t| t.aggregates.iter().flatten()).map(|(n, _)| n).collect();
+    let names: BTreeSet<&String> =
+        subject.tallies.iter().flat_map(|t| t.aggregates.iter().flatten()).map(|(n, _)| n).collect();
     let mut header = vec!["group", "value"];
     if subject.total.is_some() {
         header.push("share");

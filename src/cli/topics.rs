@@ -80,7 +80,11 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
 pub async fn create(client: &Client, name: &str, partitions: u32) -> anyhow::Result<Outcome> {
     let body = serde_json::json!({"name": name, "partitions": partitions});
     client.send(client.request(Method::POST, &["topics"]).json(&body)).await?;
-    line(format_args!("created {} with {partitions} {}", plain(name), if partitions == 1 { "partition" } else { "partitions" }))?;
+    line(format_args!(
+        "created {} with {partitions} {}",
+        plain(name),
+        if partitions == 1 { "partition" } else { "partitions" }
+    ))?;
     Ok(Outcome::Done)
 }
 

@@ -139,9 +139,8 @@ impl Simulation {
         let common = self.common();
         let default = defaults();
         // With a rate the time is counted in records, so that the same options write the same records.
-        let by_rate = common.rate.zip(common.duration).map(|(rate, time)| {
-            (f64::from(rate) * time.as_secs_f64()).round() as u64
-        });
+        let by_rate =
+            common.rate.zip(common.duration).map(|(rate, time)| (f64::from(rate) * time.as_secs_f64()).round() as u64);
         let mut options = SimulateOptions {
             seed: common.seed,
             records: by_rate.into_iter().chain(common.records).min(),

@@ -63,7 +63,7 @@ impl Sender {
     /// `key` is a JSON Pointer to what chooses the partition.
     pub fn new(client: Client, topic: &str, key: Option<&str>) -> anyhow::Result<Self> {
         let mut random = [0; 16];
-        getrandom::fill(&mut random).context("the system has no random numbers")?;
+        getrandom::fill(&mut random).map_err(|e| anyhow!("the system gives no random numbers: {e}"))?;
         let run = format!("feed-{:032x}", u128::from_le_bytes(random));
         Ok(Sender { client, topic: topic.to_owned(), key: key.map(str::to_owned), run, batches: 0, records: 0 })
     }
@@ -164,7 +164,8 @@ mod tests {
     #[tokio::test]
     async fn a_batch_is_tried_again_under_its_key_and_the_next_has_another() {
         let busy = "429 Too Many Requests";
-        let (url, serving) = server(vec![None, Some(busy), Some("503 Service Unavailable"), Some("200 OK"), Some("200 OK")]);
+        let (url, serving) =
+            server(vec![None, Some(busy), Some("503 Service Unavailable"), Some("200 OK"), Some("200 OK")]);
         let client = Client::new(url.parse().unwrap()).unwrap();
         let mut sender = Sender::new(client, "t", Some("/k")).unwrap();
         sender.send(batch(r#"{"k":1}"#)).await.unwrap();
