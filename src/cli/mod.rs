@@ -18,6 +18,7 @@ use anyhow::Context;
 use args::{Cli, Command, FeedCommand, TopicCommand};
 use clap::Parser;
 use client::Client;
+use output::OutputError;
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Differs) => ExitCode::from(1),
         // The reader of our output has seen enough, as in `tallyflow results NAME | head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref().is_some_and(OutputError::is_closed) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to be done if stderr is closed too.
             let _ = writeln!(io::stderr(), "tallyflow: {}", sentence(&error));
@@ -107,10 +108,6 @@ fn ask<F: Future<Output = anyhow::Result<Outcome>>>(
     // A read of stdin can't be taken back; don't wait for it.
     runtime.shutdown_background();
     outcome
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// An error and its causes as one line.
