@@ -1,0 +1,248 @@
+//! Topics: making and listing them, and reading their records.
+
+use crate::server::Shared;
+use crate::server::answer::{Items, blocking, rfc3339, text_or_base64};
+use crate::server::body::{self, Bounds};
+use crate::server::host::{StoredRecord, TopicError, TopicInfo};
+use crate::server::input::{Name, Query};
+use crate::server::problem::Problem;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tallyflow_dataflows::ids::{Offset, PartitionId};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The longest description of a topic.
+const TOPIC_BYTES_MAX: usize = 64 << 10;
+/// Bytes of values in one answer of records, about.
+const READ_BYTES_MAX: usize = 8 << 20;
+
+pub fn routes() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, crate::server::records::append))
+}
+
+impl From<TopicError> for Problem {
+    fn from(error: TopicError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TopicError::Taken(_) => Problem::new(StatusCode::CONFLICT, detail),
+            TopicError::Refused(_) => Problem::refused(detail),
+            TopicError::Unknown(_) => Problem::unknown(detail),
+            TopicError::OutOfRange(_) => Problem::bad(detail),
+            TopicError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
+            TopicError::Failed(_) => Problem::internal(detail),
+        }
+    }
+}
+
+/// A topic to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewTopic {
+    /// 1 to 249 of `a-z A-Z 0-9 . _ -`.
+    #[schema(min_length = 1, max_length = 249, pattern = "^[a-zA-Z0-9._-]+$")]
+    name: String,
+    /// How many partitions; 1 unless said.
+    #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 1024, default = 1)]
+    partitions: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A topic.
+#[derive(Debug, Serialize, ToSchema)]
+struct TopicItem {
+    name: String,
+    /// Whether only the newest record of each key is kept.
+    compacted: bool,
+    retention: Retention,
+    partitions: Vec<PartitionItem>,
+}
+
+/// How long a topic keeps its records.
+#[derive(Debug, Serialize, ToSchema)]
+struct Retention {
+    /// Null: however old.
+    age_ms: Option<u64>,
+    /// Of a partition; null: however many.
+    bytes: Option<u64>,
+}
+
+/// A partition.
+#[derive(Debug, Serialize, ToSchema)]
+struct PartitionItem {
+    partition: PartitionId,
+    /// The first offset that is kept.
+    start_offset: Offset,
+    /// One past the last.
+    end_offset: Offset,
+    /// Bytes of keys and values held.
+    bytes: u64,
+}
+
+impl From<TopicInfo> for TopicItem {
+    fn from(info: TopicInfo) -> Self {
+        let partition = |(index, p): (usize, &tallyflow_dataflows::source::PartitionState)| PartitionItem {
+            partition: PartitionId(index as u32),
+            start_offset: p.start,
+            end_offset: p.end,
+            bytes: p.bytes,
+        };
+        TopicItem {
+            partitions: info.state.partitions.iter().enumerate().map(partition).collect(),
+            name: info.state.name,
+            compacted: info.state.compacted,
+            retention: Retention { age_ms: info.age_max_ms, bytes: info.bytes_max },
+        }
+    }
+}
+
+/// All topics by name.
+#[utoipa::path(
+    get, path = "/api/topics", tag = "topics",
+    params(
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless said"),
+        ("after" = Option<String>, Query, description = "The `next` of the answer before"),
+    ),
+    responses(
+        (status = 200, description = "The topics, their offsets and retention", body = Items<TopicItem>),
+        (status = 400, response = Problem),
+        (status = 500, response = Problem),
+    ),
+)]
+async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Response, Problem> {
+    let page = query.page()?;
+    query.end()?;
+    let host = shared.host.clone();
+    let topics = blocking(move || host.topics()).await?;
+    let (topics, next) = page.cut(topics, |topic| &topic.state.name);
+    Ok(Items::response((topics.into_iter().map(TopicItem::from).collect(), next)))
+}
+
+/// Makes a topic.
+#[utoipa::path(
+    post, path = "/api/topics", tag = "topics",
+    request_body = NewTopic,
+    responses(
+        (status = 201, description = "It is there", body = TopicItem,
+            headers(("Location" = String, description = "Where its records are"))),
+        (status = 400, response = Problem),
+        (status = 408, response = Problem),
+        (status = 409, description = "There is a topic of that name", body = Problem, content_type = "application/problem+json"),
+        (status = 413, response = Problem),
+        (status = 415, response = Problem),
+        (status = 422, description = "The name or the number of partitions can't be", body = Problem, content_type = "application/problem+json"),
+        (status = 429, response = Problem),
+        (status = 500, response = Problem),
+        (status = 507, response = Problem),
+    ),
+)]
+async fn create(
+    State(shared): State<Arc<Shared>>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    query.end()?;
+    let media_type = headers.get(header::CONTENT_TYPE).map_or("application/json", |v| v.to_str().unwrap_or("?"));
+    if !media_type.trim_start().to_ascii_lowercase().starts_with("application/json") {
+        let detail = format!("a topic is described in application/json, not {media_type:?}");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let bounds = Bounds { bytes_max: TOPIC_BYTES_MAX, line_bytes_max: None, inflight: shared.inflight.clone() };
+    let held = body::read(&headers, body, &bounds).await?;
+    let new: NewTopic = match serde_json::from_slice(&held.bytes) {
+        Ok(new) => new,
+        Err(error) if error.is_data() => return Err(Problem::refused(format!("the topic: {error}"))),
+        Err(error) => return Err(Problem::bad(format!("the body is no JSON: {error}"))),
+    };
+    check(&new)?;
+    let host = shared.host.clone();
+    let topic = blocking(move || host.create_topic(&new.name, new.partitions)).await?;
+    let location = HeaderValue::from_str(&format!("/api/topics/{}/records", topic.state.name))
+        .map_err(|_| Problem::internal("the topic's name fits in no header"))?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(TopicItem::from(topic))).into_response())
+}
+
+/// Kafka's rule for names, so that a topic can move there.
+fn check(new: &NewTopic) -> Result<(), Problem> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if !(1..=249).contains(&new.name.len()) || !new.name.bytes().all(plain) || matches!(new.name.as_str(), "." | "..")
+    {
+        return Err(Problem::refused("name: must be 1 to 249 of a-z A-Z 0-9 . _ -, and not . or .."));
+    }
+    if !(1..=1_024).contains(&new.partitions) {
+        return Err(Problem::refused(format!("partitions: must be from 1 to 1024, not {}", new.partitions)));
+    }
+    Ok(())
+}
+
+/// A record as it stands in the log.
+#[derive(Debug, Serialize, ToSchema)]
+struct RecordItem {
+    offset: Offset,
+    /// The log's time of the record, RFC 3339.
+    timestamp: String,
+    /// The key as text; null: it has none, or it is no UTF-8.
+    key: Option<String>,
+    /// The key where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    /// The value as text; null: it has none (a tombstone), or it is no UTF-8.
+    value: Option<String>,
+    /// The value where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+impl From<StoredRecord> for RecordItem {
+    fn from(record: StoredRecord) -> Self {
+        let (key, key_base64) = text_or_base64(record.key);
+        let (value, value_base64) = text_or_base64(record.value);
+        let timestamp = rfc3339(record.timestamp_ms);
+        RecordItem { offset: record.offset, timestamp, key, key_base64, value, value_base64 }
+    }
+}
+
+/// Reads the records of a partition.
+#[utoipa::path(
+    get, path = "/api/topics/{topic}/records", tag = "topics",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = Option<u32>, Query, maximum = 65535, description = "0 unless said"),
+        ("from" = Option<u64>, Query, maximum = 1099511627775_i64,
+            description = "The first offset; the first that is kept unless said"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless said"),
+    ),
+    responses(
+        (status = 200, description = "The records; `next` is the `from` to go on with", body = Items<RecordItem>),
+        (status = 400, response = Problem),
+        (status = 404, response = Problem),
+        (status = 500, response = Problem),
+    ),
+)]
+async fn read(State(shared): State<Arc<Shared>>, Name(topic): Name, mut query: Query) -> Result<Response, Problem> {
+    let partition = query.number("partition", 0..=u64::from(PartitionId::MAX.0))?.unwrap_or(0);
+    let from = query.number("from", 0..=Offset::MAX.0)?;
+    let limit = query.number("limit", 1..=1_000)?.unwrap_or(100) as usize;
+    query.end()?;
+    let (partition, from) = (PartitionId(partition as u32), Offset(from.unwrap_or(0)));
+    let host = shared.host.clone();
+    let read = move || host.read(&topic, partition, from, limit + 1, READ_BYTES_MAX);
+    let mut records = blocking(read).await?;
+    // The read ends with the limit, or with the bytes that one answer holds.
+    let bytes: usize = records.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).sum();
+    let cut = records.len() > limit || bytes >= READ_BYTES_MAX;
+    let last = records.get(limit.min(records.len()).saturating_sub(1));
+    let next = last.filter(|_| cut).map(|record| (record.offset.0 + 1).to_string());
+    records.truncate(limit);
+    Ok(Items::response((records.into_iter().map(RecordItem::from).collect(), next)))
+}
