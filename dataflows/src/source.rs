@@ -189,6 +189,9 @@ pub enum ProduceError {
     /// The idempotency key was used with other records.
     #[error("the idempotency key {key:?} was used before with other records")]
     KeyReused { key: String },
+    /// The idempotency key is longer than the log takes.
+    #[error("the idempotency key has {bytes} bytes, more than the {max} that it may have")]
+    KeyTooLong { bytes: usize, max: usize },
     /// Too much is waiting to be written; try again in a moment.
     #[error("too many bytes are waiting to be written; try again in a moment")]
     Busy,

@@ -1,0 +1,1 @@
+//! Sinks: where whole closed epochs are written.
