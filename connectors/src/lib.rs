@@ -1,9 +1,15 @@
 //! tallyflow's connectors: everything that does I/O on the engine's behalf.
 //!
 //! ```text
-//! log    where records stand: the embedded log (Kafka implements the same traits)
-//! sinks  where whole closed epochs are written
+//! feeds -> log -> decode -> (the engine) -> sinks
+//!                                        '-> dead_letters
 //! ```
+//!
+//! `log` is where records stand (Kafka will implement the same traits), `decode` makes events of them,
+//! `feeds` write records, `sinks` are where whole closed epochs are written.
 
+pub mod dead_letters;
+pub mod decode;
+pub mod feeds;
 pub mod log;
 pub mod sinks;

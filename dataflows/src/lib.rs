@@ -8,7 +8,8 @@
 //! A [`source::Source`] lends records, a [`decode::Decoder`] makes events of them, [`jobs`] make claims
 //! of events, [`operators`] choose which claims stand and sum them up, the [`engine`] runs all of it on
 //! timely workers and tells what changed at each closed epoch ([`update`]), and [`results`] holds what
-//! is served.
+//! is served. [`recount`]
+//! computes the same by a plain fold, to compare.
 
 pub mod accounting;
 pub mod claim;
@@ -21,6 +22,7 @@ pub mod number;
 pub mod operators;
 pub mod pointer;
 pub mod record;
+pub mod recount;
 pub mod results;
 pub mod source;
 pub mod spec;

@@ -11,7 +11,7 @@ use crate::ids::{Epoch, Offset, PartitionId};
 use crate::record::RecordRef;
 use crate::results::{JobResults, Shape};
 use crate::source::{Budget, PartitionSource, PartitionState, Polled, Source, SourceError, TopicState, Waker};
-use crate::spec::{Aggregate, JobSpec};
+use crate::spec::JobSpec;
 use crate::update::{EngineEvent, JobId};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -212,7 +212,7 @@ impl Bench {
             epoch_limit: Epoch(1 << 53),
             halt: None,
         };
-        let results = JobResults::new(shape(spec, &install.inputs));
+        let results = JobResults::new(Shape::of(spec, &install.inputs));
         engine.command(Command::Install(Box::new(install)));
         Bench { engine, events, results, failed: None, check: Box::new(|_| {}) }
     }
@@ -235,18 +235,5 @@ impl Bench {
                 EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
             }
         }
-    }
-}
-
-/// What a job's results look like.
-pub fn shape(spec: &JobSpec, inputs: &[InstallInput]) -> Shape {
-    let crate::spec::Dataflow::Tally(tally) = &spec.dataflow;
-    let starts = |input: &InstallInput| (input.topic.clone(), input.partitions.iter().map(|p| p.from).collect());
-    Shape {
-        job: spec.name.clone(),
-        aggregates: tally.aggregates.iter().map(Aggregate::name).collect(),
-        has_total: tally.aggregates.first().is_some_and(Aggregate::has_total),
-        top: tally.top,
-        inputs: inputs.iter().map(starts).collect(),
     }
 }

@@ -1,12 +1,14 @@
 //! A job as the node keeps it: its state, its results, and who waits for news of them.
 
 use serde::{Deserialize, Serialize};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tallyflow_dataflows::accounting::Accounting;
+use tallyflow_dataflows::engine::job::{Halt, InstallInput};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
-use tallyflow_dataflows::results::JobResults;
+use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::JobSpec;
-use tallyflow_dataflows::update::{Graph, JobId};
+use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
@@ -28,15 +30,32 @@ pub enum JobState {
     Cancelled,
 }
 
+impl JobState {
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobState::Starting => "starting",
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::Recovering => "recovering",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// A job, shared by everyone who looks at it.
 pub struct Job {
     pub id: JobId,
     pub spec: JobSpec,
+    /// The spec's inputs, resolved to offsets when it was submitted.
+    pub inputs: Vec<InstallInput>,
     /// When it was submitted, in ms since 1970.
     pub submitted_ms: i64,
     pub graph: Graph,
     inner: Mutex<Inner>,
     news: watch::Sender<u64>,
+    changed: Condvar,
 }
 
 struct Inner {
@@ -44,6 +63,16 @@ struct Inner {
     error: Option<String>,
     workers: usize,
     results: JobResults,
+    /// While the engine catches up: what it has told so far, and where it must have come before that
+    /// is shown.
+    catching_up: Option<(JobResults, Vec<Vec<Offset>>)>,
+    /// What the engine is to be told to stop at when it is started again.
+    halt: Option<Halt>,
+    /// The last halt that was reached.
+    halt_reached: Option<u64>,
+    /// Whether a halt that is reached means that the job is paused.
+    pausing: bool,
+    replaced: bool,
     sinks: Vec<SinkStatus>,
 }
 
@@ -88,10 +117,23 @@ pub struct SinkStatus {
 }
 
 impl Job {
-    pub fn new(id: JobId, spec: JobSpec, submitted_ms: i64, graph: Graph, results: JobResults, workers: usize) -> Self {
-        let inner = Inner { state: JobState::Starting, error: None, workers, results, sinks: Vec::new() };
+    /// A job that is starting.
+    pub fn new(id: JobId, spec: JobSpec, inputs: Vec<InstallInput>, submitted_ms: i64, graph: Graph, workers: usize) -> Self {
+        let results = JobResults::new(Shape::of(&spec, &inputs));
+        let inner = Inner {
+            state: JobState::Starting,
+            error: None,
+            workers,
+            results,
+            catching_up: None,
+            halt: None,
+            halt_reached: None,
+            pausing: false,
+            replaced: false,
+            sinks: Vec::new(),
+        };
         let (news, _) = watch::channel(0);
-        Job { id, spec, submitted_ms, graph, inner: Mutex::new(inner), news }
+        Job { id, spec, inputs, submitted_ms, graph, inner: Mutex::new(inner), news, changed: Condvar::new() }
     }
 
     pub fn name(&self) -> &str {
@@ -118,10 +160,342 @@ impl Job {
         self.news.subscribe()
     }
 
-    /// Applies a change to the results and tells it.
-    pub fn apply(&self, change: impl FnOnce(&mut JobResults)) {
-        change(&mut self.lock().results);
+    /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
+    /// reached.
+    pub fn apply(&self, update: EpochUpdate) {
+        {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            let Some((results, target)) = &mut inner.catching_up else {
+                inner.results.apply(update);
+                self.tell();
+                return;
+            };
+            results.apply(update);
+            let reached = |(places, target): (&[(Offset, Offset)], &Vec<Offset>)| {
+                places.iter().zip(target).all(|((next, _), target)| next >= target)
+            };
+            if !results.inputs().map(|(_, places)| places).zip(&*target).all(reached) {
+                return;
+            }
+            if let Some((mut results, _)) = inner.catching_up.take() {
+                if inner.results.epoch().is_some() {
+                    results.take_over(&inner.results);
+                }
+                inner.results = results;
+            }
+            if inner.state == JobState::Recovering {
+                inner.state = JobState::Running;
+            }
+        }
         self.tell();
+    }
+
+    /// Puts back what a cancelled job last showed.
+    pub fn restore(&self, update: EpochUpdate) {
+        self.lock().results.apply(update);
+    }
+
+    /// The engine begins anew: nothing is shown until `at_least`, and what was shown before, is
+    /// reached again.
+    pub fn catch_up(&self, at_least: Vec<Vec<Offset>>) {
+        {
+            let mut inner = self.lock();
+            let shown: Vec<Vec<Offset>> =
+                inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
+            let target = shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
+            let target: Vec<Vec<Offset>> = target.collect();
+            if let Some(halt) = inner.halt.as_mut().filter(|halt| halt.until.is_none()) {
+                // "Where you are" means where it was.
+                halt.until = Some(target.clone());
+            }
+            inner.catching_up = Some((JobResults::new(inner.results.shape().clone()), target));
+            inner.state = JobState::Recovering;
+        }
+        self.tell();
+    }
+
+    /// The offsets shown, by input and partition.
+    pub fn offsets(&self) -> Vec<Vec<Offset>> {
+        let inner = self.lock();
+        inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
+    }
+
+    /// What bounds its reading.
+    pub fn halt(&self) -> Option<Halt> {
+        self.lock().halt.clone()
+    }
+
+    /// Notes what bounds its reading from now on, and whether it is paused once it is there.
+    pub fn set_halt(&self, halt: Option<Halt>, pausing: bool) {
+        let mut inner = self.lock();
+        inner.halt = halt;
+        inner.pausing = pausing;
+        inner.halt_reached = None;
+    }
+
+    /// Puts another form of the halt that was reached in its place.
+    pub fn keep_halt(&self, halt: Halt) {
+        self.lock().halt = Some(halt);
+    }
+
+    /// Another job has taken the name: those who watch this one look for it anew.
+    pub fn replace(&self) {
+        self.lock().replaced = true;
+        self.tell();
+    }
+
+    /// Whether another job has taken the name.
+    pub fn is_replaced(&self) -> bool {
+        self.lock().replaced
+    }
+
+    /// The engine has come to a halt, and all up to there is shown.
+    pub fn reached(&self, halt: u64) {
+        {
+            let mut inner = self.lock();
+            if inner.halt.as_ref().is_none_or(|asked| asked.number != halt) {
+                return;
+            }
+            inner.halt_reached = Some(halt);
+            if inner.pausing && !matches!(inner.state, JobState::Failed | JobState::Cancelled) {
+                inner.state = JobState::Paused;
+            }
+        }
+        self.tell();
+    }
+
+    /// Waits until the halt that bounds it is reached, the job can't reach it any more, or the deadline
+    /// passes; whether it is reached. Blocks.
+    pub fn wait_for_halt(&self, deadline: Instant) -> bool {
+        let mut inner = self.lock();
+        loop {
+            if inner.halt_reached.is_some() {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || matches!(inner.state, JobState::Failed | JobState::Cancelled) {
+                return false;
+            }
+            (inner, _) = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// A std mutex: it is held for the time of a copy or of applying an epoch, never across a wait.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn state(&self) -> JobState {
+        self.lock().state
+    }
+
+    /// Looks at the results. `None` until there is something true to show.
+    pub fn read<R>(&self, look: impl FnOnce(&JobResults) -> R) -> Option<R> {
+        let inner = self.lock();
+        inner.results.epoch().map(|_| look(&inner.results))
+    }
+
+    /// Changes every time an epoch is applied or the state changes.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
+    /// reached.
+    pub fn apply(&self, update: EpochUpdate) {
+        {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            let Some((results, target)) = &mut inner.catching_up else {
+                inner.results.apply(update);
+                self.tell();
+                return;
+            };
+            results.apply(update);
+            let reached = |(places, target): (&[(Offset, Offset)], &Vec<Offset>)| {
+                places.iter().zip(target).all(|((next, _), target)| next >= target)
+            };
+            if !results.inputs().map(|(_, places)| places).zip(&*target).all(reached) {
+                return;
+            }
+            if let Some((mut results, _)) = inner.catching_up.take() {
+                if inner.results.epoch().is_some() {
+                    results.take_over(&inner.results);
+                }
+                inner.results = results;
+            }
+            if inner.state == JobState::Recovering {
+                inner.state = JobState::Running;
+            }
+        }
+        self.tell();
+    }
+
+    /// Puts back what a cancelled job last showed.
+    pub fn restore(&self, update: EpochUpdate) {
+        self.lock().results.apply(update);
+    }
+
+    /// The engine begins anew: nothing is shown until `at_least`, and what was shown before, is
+    /// reached again.
+    pub fn catch_up(&self, at_least: Vec<Vec<Offset>>) {
+        {
+            let mut inner = self.lock();
+            let shown: Vec<Vec<Offset>> =
+                inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
+            let target = shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
+            let target: Vec<Vec<Offset>> = target.collect();
+            if let Some(halt) = inner.halt.as_mut().filter(|halt| halt.until.is_none()) {
+                // "Where you are" means where it was.
+                halt.until = Some(target.clone());
+            }
+            inner.catching_up = Some((JobResults::new(inner.results.shape().clone()), target));
+            inner.state = JobState::Recovering;
+        }
+        self.tell();
+    }
+
+    /// The offsets shown, by input and partition.
+    pub fn offsets(&self) -> Vec<Vec<Offset>> {
+        let inner = self.lock();
+        inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
+    }
+
+    pub fn halt(&self) -> Option<Halt> {
+        self.lock().halt.clone()
+    }
+
+    pub fn set_halt(&self, halt: Option<Halt>) {
+        self.lock().halt = halt;
+    }
+
+    /// Waits until `is_so` holds of the state, or until the deadline; whether it holds. Blocks.
+    pub fn wait_for(&self, is_so: impl Fn(JobState) -> bool, deadline: Instant) -> bool {
+        let mut inner = self.lock();
+        while !is_so(inner.state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            (inner, _) = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// A std mutex: it is held for the time of a copy or of applying an epoch, never across a wait.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn state(&self) -> JobState {
+        self.lock().state
+    }
+
+    /// Looks at the results. `None` until there is something true to show.
+    pub fn read<R>(&self, look: impl FnOnce(&JobResults) -> R) -> Option<R> {
+        let inner = self.lock();
+        inner.results.epoch().map(|_| look(&inner.results))
+    }
+
+    /// Changes every time an epoch is applied or the state changes.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
+    /// reached.
+    pub fn apply(&self, update: EpochUpdate) {
+        {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            let Some((results, target)) = &mut inner.catching_up else {
+                inner.results.apply(update);
+                self.tell();
+                return;
+            };
+            results.apply(update);
+            let reached = |(places, target): (&[(Offset, Offset)], &Vec<Offset>)| {
+                places.iter().zip(target).all(|((next, _), target)| next >= target)
+            };
+            if !results.inputs().map(|(_, places)| places).zip(&*target).all(reached) {
+                return;
+            }
+            if let Some((mut results, _)) = inner.catching_up.take() {
+                if inner.results.epoch().is_some() {
+                    results.take_over(&inner.results);
+                }
+                inner.results = results;
+            }
+            if inner.state == JobState::Recovering {
+                inner.state = JobState::Running;
+            }
+        }
+        self.tell();
+    }
+
+    /// Puts back what a cancelled job last showed.
+    pub fn restore(&self, update: EpochUpdate) {
+        self.lock().results.apply(update);
+    }
+
+    /// The engine begins anew: nothing is shown until `at_least`, and what was shown before, is
+    /// reached again.
+    pub fn catch_up(&self, at_least: Vec<Vec<Offset>>) {
+        {
+            let mut inner = self.lock();
+            let shown: Vec<Vec<Offset>> =
+                inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
+            let target = shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
+            let target: Vec<Vec<Offset>> = target.collect();
+            if let Some(halt) = inner.halt.as_mut().filter(|halt| halt.until.is_none()) {
+                // "Where you are" means where it was.
+                halt.until = Some(target.clone());
+            }
+            inner.catching_up = Some((JobResults::new(inner.results.shape().clone()), target));
+            inner.state = JobState::Recovering;
+        }
+        self.tell();
+    }
+
+    /// The offsets shown, by input and partition.
+    pub fn offsets(&self) -> Vec<Vec<Offset>> {
+        let inner = self.lock();
+        inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
+    }
+
+    pub fn halt(&self) -> Option<Halt> {
+        self.lock().halt.clone()
+    }
+
+    pub fn set_halt(&self, halt: Option<Halt>) {
+        self.lock().halt = halt;
+    }
+
+    /// Waits until `is_so` holds of the state, or until the deadline; whether it holds.
+    pub fn wait_for(&self, is_so: impl Fn(JobState) -> bool, deadline: Instant) -> bool {
+        let mut news = self.news();
+        let so = async {
+            loop {
+                if is_so(self.state()) {
+                    return true;
+                }
+                if news.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        // Called from plain threads and from blocking tasks alike, so it brings its own small runtime.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.is_ok_and(|r| r.block_on(tokio::time::timeout_at(deadline.into(), so)).unwrap_or(false))
     }
 
     /// Moves to another state and tells it. `error` only with [`JobState::Failed`].
@@ -145,6 +519,7 @@ impl Job {
 
     fn tell(&self) {
         self.news.send_modify(|n| *n += 1);
+        self.changed.notify_all();
     }
 
     pub fn status(&self) -> JobStatus {

@@ -7,16 +7,41 @@
 //!    '-- log (only writer)                                  '-- sinks follow
 //! ```
 
+mod control;
+mod engine_process;
 pub mod job;
+mod lifecycle;
+mod link;
+mod recount;
+mod sinks;
+mod supervise;
+mod wire;
+
+pub use control::is_internal;
+pub use engine_process::run as run_engine;
 
 use crate::config::Config;
-use job::Job;
+use anyhow::{Context, bail};
+use control::Control;
+use job::{Job, JobState};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
-use tallyflow_connectors::log::embedded::EmbeddedLog;
-use tallyflow_dataflows::number::Decimal;
+use sinks::SinkHandle;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use supervise::{Pulse, Running};
+use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
+use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::ids::Epoch;
+use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::Group;
+use tallyflow_dataflows::spec::Fault;
+use tallyflow_dataflows::update::JobId;
+use tokio::sync::watch;
 use utoipa::ToSchema;
 
 /// A job file as it came.
@@ -108,45 +133,213 @@ pub struct ClusterStatus {
     pub engine_restarts: u64,
 }
 
-/// A record for which a job had no use, as it was.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DeadLetter {
-    pub topic: String,
-    pub partition: u32,
-    pub offset: u64,
-    pub timestamp_ms: i64,
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    pub reason: String,
+/// One running server's state.
+pub struct Node {
+    config: Config,
+    log: Arc<EmbeddedLog>,
+    control: Control,
+    jobs: RwLock<Jobs>,
+    /// The sinks of running jobs, by job.
+    sinks: Mutex<HashMap<JobId, Vec<SinkHandle>>>,
+    dead_letters: Mutex<DeadLetters>,
+    running: Mutex<Option<Running>>,
+    pulse: Pulse,
+    restarts: AtomicU64,
+    /// The newest epoch that any job has shown.
+    newest_epoch: AtomicU64,
+    halts: AtomicU64,
+    stopping: AtomicBool,
+    /// Whether the supervisor has ended.
+    ended: watch::Sender<bool>,
+    started: Instant,
+    /// One submission, pause, resume or cancellation at a time.
+    changing: Mutex<()>,
+    /// Held as long as the node lives: two nodes on one directory would write one log.
+    _lock: File,
 }
 
-/// One running server's state.
-pub struct Node {}
+#[derive(Default)]
+struct Jobs {
+    by_name: BTreeMap<String, Arc<Job>>,
+    by_id: HashMap<JobId, Arc<Job>>,
+}
+
+/// How long a pause waits for the engine.
+const PAUSE_WAIT: Duration = Duration::from_secs(30);
+/// How long a drain may take; it goes on after that, and the request says so.
+const DRAIN_WAIT: Duration = Duration::from_secs(600);
+/// How long the engine may take to end before it is killed.
+const STOP_WAIT: Duration = Duration::from_secs(3);
 
 impl Node {
-    /// Opens the data directory and starts the engine and the jobs that ran before.
-    pub fn open(config: &Config) -> anyhow::Result<Arc<Node>> { let _ = config; anyhow::bail!("not yet") }
+    /// Opens the data directory and starts the engine and the jobs that ran before. The error says in
+    /// one sentence what is in the way.
+    pub fn open(config: &Config) -> anyhow::Result<Arc<Node>> {
+        let dir = &config.data_dir;
+        std::fs::create_dir_all(dir).with_context(|| format!("the data directory {} can't be made", dir.display()))?;
+        let lock = lock_dir(dir)?;
+        let log = EmbeddedLog::open(dir, log_options(config))?;
+        let log = Arc::new(log);
+        let (control, kept) = Control::open(log.clone())?;
+        let dead_letters = DeadLetters::open(&dir.join("dead-letters.db"), config.dead_letters_max)
+            .with_context(|| format!("the dead letters in {} can't be opened", dir.display()))?;
+        let node = Arc::new(Node {
+            config: config.clone(),
+            log,
+            control,
+            jobs: RwLock::default(),
+            sinks: Mutex::default(),
+            dead_letters: Mutex::new(dead_letters),
+            running: Mutex::new(None),
+            pulse: Pulse::default(),
+            restarts: AtomicU64::new(0),
+            newest_epoch: AtomicU64::new(0),
+            halts: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            ended: watch::channel(false).0,
+            started: Instant::now(),
+            changing: Mutex::default(),
+            _lock: lock,
+        });
+        for record in kept.jobs.into_values() {
+            node.restore(record)?;
+        }
+        // Every append is passed on to whichever engine runs at the time.
+        let weak = Arc::downgrade(&node);
+        node.log.subscribe(Arc::new(move |topic, partition, end| {
+            if let Some(node) = weak.upgrade()
+                && let Some(running) = node.running().as_ref()
+            {
+                running.link.appended(topic, partition, end);
+            }
+        }));
+        node.supervise()?;
+        Ok(node)
+    }
+
     /// The log; the node is its only writer.
-    pub fn log(&self) -> &Arc<EmbeddedLog> { unreachable!() }
-    /// Checks a job file and starts the job. Blocks for a durable write.
-    pub fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> { let _ = text; unreachable!() }
-    /// Only checks a job file.
-    pub fn validate(&self, text: &JobText) -> Result<(), SubmitError> { let _ = text; unreachable!() }
+    pub fn log(&self) -> &Arc<EmbeddedLog> {
+        &self.log
+    }
+
     /// All jobs by name, cancelled ones too.
-    pub fn jobs(&self) -> Vec<Arc<Job>> { unreachable!() }
-    pub fn job(&self, name: &str) -> Result<Arc<Job>, JobError> { let _ = name; unreachable!() }
-    /// Blocks until the job has stopped reading.
-    pub fn pause(&self, name: &str) -> Result<Arc<Job>, JobError> { let _ = name; unreachable!() }
-    pub fn resume(&self, name: &str) -> Result<Arc<Job>, JobError> { let _ = name; unreachable!() }
-    /// Blocks until the job has ended (drain: has read to the ends and flushed its sinks).
-    pub fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> { let _ = (name, mode); unreachable!() }
-    /// Blocks while it reads the log.
-    pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> { let _ = name; unreachable!() }
+    pub fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner).by_name.values().cloned().collect()
+    }
+
+    /// The job of that name.
+    pub fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+        jobs.by_name.get(name).cloned().ok_or_else(|| JobError::Unknown(name.to_owned()))
+    }
+
+    fn job_by_id(&self, id: JobId) -> Option<Arc<Job>> {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner).by_id.get(&id).cloned()
+    }
+
     /// Newest last; `after` is (topic, partition, offset) of the last one seen.
-    pub fn dead_letters(&self, name: &str, after: Option<(String, u32, u64)>, limit: usize) -> Result<Vec<DeadLetter>, JobError> { let _ = (name, after, limit); unreachable!() }
-    pub fn cluster(&self) -> ClusterStatus { unreachable!() }
-    /// Whether the engine runs and every job that should run does.
-    pub fn ready(&self) -> Result<(), String> { unreachable!() }
-    /// Stops the jobs' reading, flushes the sinks, ends the engine. Blocks, at most some seconds.
-    pub fn shutdown(&self) { unreachable!() }
+    pub fn dead_letters(
+        &self,
+        name: &str,
+        after: Option<(String, u32, u64)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, JobError> {
+        self.job(name)?;
+        let letters = self.dead_letters_store().list(name, after.as_ref(), limit);
+        letters.map_err(|e| JobError::Failed(format!("reading the dead letters: {e}")))
+    }
+
+    /// The engine as it is now.
+    pub fn cluster(&self) -> ClusterStatus {
+        ClusterStatus {
+            workers: self.config.workers,
+            engine_pid: self.running().as_ref().map(|running| running.link.pid),
+            engine_restarts: self.restarts.load(Ordering::Acquire),
+        }
+    }
+
+    /// Whether the engine runs and every job that should run does; the error says what does not.
+    pub fn ready(&self) -> Result<(), String> {
+        if !self.running().as_ref().is_some_and(|running| running.ready) {
+            return Err("the engine is being started".to_owned());
+        }
+        match self.jobs().iter().find(|job| matches!(job.state(), JobState::Failed | JobState::Recovering)) {
+            Some(job) => Err(format!("job {:?} is {}", job.name(), job.state().name())),
+            None => Ok(()),
+        }
+    }
+
+    /// Flushes the sinks and ends the engine. Blocks, at most some seconds.
+    pub fn shutdown(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let link = self.running().as_ref().map(|running| running.link.clone());
+        if let Some(link) = &link {
+            link.close();
+        }
+        let sinks = std::mem::take(&mut *lock(&self.sinks));
+        sinks.into_values().flatten().for_each(SinkHandle::flush);
+        let mut ended = self.ended.subscribe();
+        let deadline = Instant::now() + STOP_WAIT;
+        while !*ended.borrow_and_update() {
+            if Instant::now() > deadline {
+                if let Some(link) = &link {
+                    link.kill();
+                }
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        lock(&self.running)
+    }
+
+    fn dead_letters_store(&self) -> MutexGuard<'_, DeadLetters> {
+        lock(&self.dead_letters)
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        // Never 0, which means "not yet".
+        self.started.elapsed().as_millis() as u64 + 1
+    }
+}
+
+/// Takes the directory's lock. The error says who is in the way.
+fn lock_dir(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let open = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = open.with_context(|| format!("the data directory {} can't be written", dir.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("the data directory {} is in use by another tallyflow; stop it or name another with --data-dir", dir.display())
+        }
+        Err(TryLockError::Error(error)) => bail!("the data directory {} can't be locked: {error}", dir.display()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How the log is run.
+fn log_options(config: &Config) -> LogOptions {
+    LogOptions {
+        record_bytes_max: config.log.record_bytes_max,
+        queue_bytes_max: config.log.inflight_bytes_max,
+        ..LogOptions::default()
+    }
+}
+
+/// A failure with the place in the log where it happened.
+fn job_failure(job: &Job, error: &str, at: Option<Position>) -> String {
+    match at.and_then(|at| Some((job.inputs.get(at.input())?, at))) {
+        Some((input, at)) => format!("at {}/{}/{}: {error}", input.topic, at.partition(), at.offset()),
+        None => error.to_owned(),
+    }
 }

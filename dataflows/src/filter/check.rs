@@ -1,8 +1,8 @@
 //! What an expression may contain, and which fields of the event it reads.
 
-use super::{COMPREHENSIONS_DEEP_MAX, PATTERN_BYTES_MAX};
+use super::{BUILT_MAX, COMPREHENSIONS_DEEP_MAX, PATTERN_BYTES_MAX};
 use crate::pointer::Pointer;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use regex::Regex;
 
 /// Functions of CEL's standard library that an expression may call.
@@ -41,8 +41,20 @@ pub(super) struct Findings {
     pub pointers: Vec<Pointer>,
     /// The patterns of `matches`, compiled: call `i` is now a call of [`pattern_name`]`(i)`.
     pub patterns: Vec<Regex>,
-    /// How deep macros over lists (`all`, `exists`, `map`, ...) stand in one another.
-    pub comprehensions_deep: usize,
+    /// How the cost of an evaluation grows with the event.
+    pub cost: Cost,
+}
+
+/// How the cost of an evaluation grows with what it reads of the event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cost {
+    /// Each value is looked at a few times.
+    #[default]
+    Linear,
+    /// For each element of a list the event is looked at again.
+    Square,
+    /// A macro over a list stands in another.
+    Nested,
 }
 
 /// The function that stands for `matches` with the pattern `i`; no expression can spell it.
@@ -92,6 +104,11 @@ pub(super) fn check(expr: &mut IdedExpr) -> Result<Findings, String> {
         }
     }
     walk.findings.pointers = kept;
+    if walk.loops && walk.built > BUILT_MAX {
+        return Err(format!(
+            "goes through a list and has more than {BUILT_MAX} of \"+\" and of computed elements of lists and maps"
+        ));
+    }
     Ok(walk.findings)
 }
 
@@ -101,12 +118,16 @@ struct Walk {
     pointers: Vec<Pointer>,
     /// Variables of the macros around, innermost last.
     scope: Vec<String>,
+    /// Whether there is a macro over a list.
+    loops: bool,
+    /// How many parts make a value larger than those it is made of.
+    built: usize,
 }
 
 impl Walk {
     fn visit(&mut self, expr: &mut IdedExpr, loops: usize) -> Result<(), String> {
         if let Some(tokens) = self.chain(expr) {
-            return self.read(tokens);
+            return self.read(tokens, loops);
         }
         match &mut expr.expr {
             Expr::Unspecified => Err("is not a whole expression".into()),
@@ -124,40 +145,80 @@ impl Walk {
                 {
                     // has(event.a) needs the field; has(event.a.b) must tell a missing a, which is an
                     // error in CEL, from a missing b: it needs all of a.
-                    return self.read(if tokens.is_empty() { vec![select.field.clone()] } else { tokens });
+                    return self.read(if tokens.is_empty() { vec![select.field.clone()] } else { tokens }, loops);
                 }
                 self.visit(&mut select.operand, loops)
             }
-            Expr::List(list) => list.elements.iter_mut().try_for_each(|e| self.visit(e, loops)),
+            Expr::List(list) => list.elements.iter_mut().try_for_each(|e| self.element(e, loops)),
             Expr::Map(map) => map.entries.iter_mut().try_for_each(|entry| match &mut entry.expr {
                 EntryExpr::MapEntry(entry) => {
-                    self.visit(&mut entry.key, loops)?;
-                    self.visit(&mut entry.value, loops)
+                    self.element(&mut entry.key, loops)?;
+                    self.element(&mut entry.value, loops)
                 }
-                EntryExpr::StructField(field) => self.visit(&mut field.value, loops),
+                EntryExpr::StructField(field) => self.element(&mut field.value, loops),
             }),
             Expr::Struct(s) => Err(format!("makes a {:?}, but there are no message types", s.type_name)),
-            Expr::Comprehension(c) => {
-                let loops = loops + 1;
-                if loops > COMPREHENSIONS_DEEP_MAX {
-                    return Err(format!(
-                        "has more than {COMPREHENSIONS_DEEP_MAX} of all, exists, exists_one, map and filter within one \
-                         another"
-                    ));
-                }
-                self.findings.comprehensions_deep = self.findings.comprehensions_deep.max(loops);
-                // The range of `a.filter(..).map(..)` runs once, before the body: it is not within it.
-                self.visit(&mut c.iter_range, loops - 1)?;
-                let outer = self.scope.len();
-                self.scope.push(c.iter_var.clone());
-                self.scope.extend(c.iter_var2.clone());
-                self.scope.push(c.accu_var.clone());
-                let parts = [&mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result];
-                let done = parts.into_iter().try_for_each(|e| self.visit(e, loops));
-                self.scope.truncate(outer);
-                done
-            }
+            Expr::Comprehension(c) => self.comprehension(c, loops + 1),
             Expr::Call(call) => self.call(call, loops),
+        }
+    }
+
+    fn element(&mut self, expr: &mut IdedExpr, loops: usize) -> Result<(), String> {
+        self.built += usize::from(!matches!(expr.expr, Expr::Literal(_)));
+        self.visit(expr, loops)
+    }
+
+    /// A macro over a list: `all`, `exists`, `exists_one` or `filter`, `loops` deep. None of them makes
+    /// anything larger than its range, and a range is a list that stands somewhere: `map`, or a range
+    /// put together with `+`, could grow with each step.
+    fn comprehension(&mut self, c: &mut ComprehensionExpr, loops: usize) -> Result<(), String> {
+        if loops > COMPREHENSIONS_DEEP_MAX {
+            return Err(format!(
+                "has more than {COMPREHENSIONS_DEEP_MAX} of all, exists, exists_one and filter within one another"
+            ));
+        }
+        if !self.is_range(&c.iter_range) {
+            return Err(
+                "goes through something computed; all, exists, exists_one and filter take a list as it stands, \
+                        like event.tags"
+                    .into(),
+            );
+        }
+        let filters = appended(&c.loop_step, &c.accu_var);
+        if filters.is_some_and(|e| !matches!(&e.expr, Expr::Ident(name) if *name == c.iter_var)) {
+            return Err("calls map, which is not possible here; there are all, exists, exists_one and filter".into());
+        }
+        self.loops = true;
+        if loops > 1 {
+            self.findings.cost = Cost::Nested;
+        }
+        let filters = filters.is_some();
+        // The range is gone through once, before the body: it is not within it.
+        self.visit(&mut c.iter_range, loops - 1)?;
+        let outer = self.scope.len();
+        self.scope.push(c.iter_var.clone());
+        self.scope.extend(c.iter_var2.clone());
+        self.scope.push(c.accu_var.clone());
+        let done = match &mut c.loop_step.expr {
+            // Of `condition ? kept + [x] : kept` only the condition is the person's own.
+            Expr::Call(step) if filters && step.args.len() == 3 => self.visit(&mut step.args[0], loops),
+            _ => [&mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result]
+                .into_iter()
+                .try_for_each(|e| self.visit(e, loops)),
+        };
+        self.scope.truncate(outer);
+        done
+    }
+
+    fn is_range(&self, expr: &IdedExpr) -> bool {
+        match &expr.expr {
+            Expr::Ident(_) | Expr::List(_) => true,
+            Expr::Select(select) => !select.test && self.is_range(&select.operand),
+            Expr::Call(call) => {
+                call.func_name == operators::INDEX && call.args.first().is_some_and(|list| self.is_range(list))
+            }
+            Expr::Comprehension(c) => appended(&c.loop_step, &c.accu_var).is_some(),
+            _ => false,
         }
     }
 
@@ -169,11 +230,15 @@ impl Walk {
             && !FUNCTIONS.contains(&call.func_name.as_str())
         {
             return Err(format!(
-                "calls {}(), which there is not; there are {}, matches, has, all, exists, exists_one, map and filter",
+                "calls {}(), which there is not; there are {}, matches, has, all, exists, exists_one and filter",
                 call.func_name,
                 FUNCTIONS.join(", ")
             ));
         }
+        let number = |e: &IdedExpr| {
+            matches!(e.expr, Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)))
+        };
+        self.built += usize::from(call.func_name == operators::ADD && !call.args.iter().any(number));
         if let Some(target) = &mut call.target {
             self.visit(target, loops)?;
         }
@@ -231,12 +296,28 @@ impl Walk {
         Some(tokens)
     }
 
-    fn read(&mut self, mut tokens: Vec<String>) -> Result<(), String> {
+    fn read(&mut self, mut tokens: Vec<String>, loops: usize) -> Result<(), String> {
+        if loops > 0 {
+            self.findings.cost = self.findings.cost.max(Cost::Square);
+        }
         // In a pointer "0" also leads into an array, in CEL it does not: what holds it is read instead.
         if let Some(at) = tokens.iter().position(|t| t.bytes().all(|b| b.is_ascii_digit())) {
             tokens.truncate(at);
         }
         self.pointers.push(Pointer::from_tokens(tokens));
         Ok(())
+    }
+}
+
+/// What a step of a macro puts into its list: `kept + [x]`, with a condition or without.
+fn appended<'a>(step: &'a IdedExpr, accu: &str) -> Option<&'a IdedExpr> {
+    let Expr::Call(call) = &step.expr else { return None };
+    match (call.func_name.as_str(), call.args.as_slice()) {
+        (operators::CONDITIONAL, [_, yes, _]) => appended(yes, accu),
+        (operators::ADD, [kept, more]) => match (&kept.expr, &more.expr) {
+            (Expr::Ident(name), Expr::List(list)) if name == accu => list.elements.first(),
+            _ => None,
+        },
+        _ => None,
     }
 }

@@ -9,7 +9,10 @@
 //! null is there (`has` says true). A field that is not there makes the expression fail with "no such
 //! key", unless what stands beside it in `||` or `&&` decides; `has(event.x)` asks for it.
 //!
-//! Bounds keep an evaluation short whatever the event holds: see the constants here.
+//! There are the operators, `has`, `all`, `exists`, `exists_one`, `filter`, `matches` with a pattern in
+//! quotes, `size`, `contains`, `startsWith`, `endsWith`, `type` and the conversions. There is no `map`
+//! and no arithmetic on lists that a macro goes through: they could make a value that grows with each
+//! step. Bounds keep an evaluation short whatever the event holds: see the constants here.
 
 mod check;
 #[cfg(test)]
@@ -29,10 +32,15 @@ pub const EXPRESSION_BYTES_MAX: usize = 4 * 1024;
 const EXPRESSION_DEEP_MAX: usize = 64;
 /// How deep macros over lists stand in one another at most.
 const COMPREHENSIONS_DEEP_MAX: usize = 2;
-/// How many JSON values an event may hold in the fields that an expression reads.
-const VALUES_MAX: usize = 10_000;
-/// The same where macros over lists stand in one another, which costs the square.
-const VALUES_NESTED_MAX: usize = 1_000;
+/// How much an event may hold in the fields that an expression reads: each JSON value is one, and each
+/// 64 bytes of a text one more.
+const VALUES_MAX: usize = 100_000;
+/// The same where the event is looked at again for each element of a list.
+const VALUES_SQUARE_MAX: usize = 2_000;
+/// The same where macros over lists stand in one another.
+const VALUES_NESTED_MAX: usize = 300;
+/// How often an expression that goes through lists may put values together into larger ones.
+const BUILT_MAX: usize = 8;
 /// How deep the values of an event are nested at most.
 const VALUES_DEEP_MAX: usize = 64;
 /// The compiled size of a regular expression, and its cache, in bytes.
@@ -91,7 +99,11 @@ impl Filter {
             context,
             plan: plan(&findings.pointers),
             pointers: findings.pointers,
-            values_max: if findings.comprehensions_deep > 1 { VALUES_NESTED_MAX } else { VALUES_MAX },
+            values_max: match findings.cost {
+                check::Cost::Linear => VALUES_MAX,
+                check::Cost::Square => VALUES_SQUARE_MAX,
+                check::Cost::Nested => VALUES_NESTED_MAX,
+            },
         })
     }
 
@@ -121,21 +133,26 @@ impl Filter {
 }
 
 fn parse(source: &str) -> Result<IdedExpr, String> {
-    let expr =
-        cel::parser::Parser::new().max_recursion_depth(EXPRESSION_DEEP_MAX as u16).parse(source).map_err(|errors| {
-            match errors.errors.first() {
-                Some(e) => {
-                    let what = e.msg.lines().next().unwrap_or_default();
-                    shortened(&format!("the expression is no CEL: {what} (line {}, column {})", e.pos.0, e.pos.1))
-                }
-                None => "the expression is no CEL".into(),
-            }
-        })?;
+    let parser = cel::parser::Parser::new().max_recursion_depth(EXPRESSION_DEEP_MAX as u16);
+    let expr = parser.parse(source).map_err(|errors| match errors.errors.first() {
+        Some(e) if e.msg.contains("ecursion limit") => too_deep(),
+        Some(e) => {
+            // After "expecting" come all the tokens of the grammar, of no use to anybody.
+            let what = e.msg.split(" expecting ").next().unwrap_or_default().replace('\n', " ");
+            let what = shortened(what.trim_start_matches("Syntax error: "));
+            format!("the expression is no CEL: {what} (line {}, column {})", e.pos.0, e.pos.1)
+        }
+        None => "the expression is no CEL".into(),
+    })?;
     // What is too deep is dropped here, where the stack is large.
     if check::depth(&expr, EXPRESSION_DEEP_MAX) > EXPRESSION_DEEP_MAX {
-        return Err(format!("the expression is nested more than {EXPRESSION_DEEP_MAX} levels deep"));
+        return Err(too_deep());
     }
     Ok(expr)
+}
+
+fn too_deep() -> String {
+    format!("the expression is nested more than {EXPRESSION_DEEP_MAX} levels deep")
 }
 
 fn plan(pointers: &[Pointer]) -> Plan {
@@ -180,9 +197,13 @@ fn convert(value: &Value<'_>, deep: usize, budget: &mut usize) -> Result<cel::Va
     if deep == 0 {
         return Err(format!("where failed: the event is nested more than {VALUES_DEEP_MAX} levels deep"));
     }
+    let size = match value {
+        Value::Text(text) => 1 + text.len() / 64,
+        _ => 1,
+    };
     *budget = budget
-        .checked_sub(1)
-        .ok_or_else(|| "where failed: the event holds too many values in the fields that it reads".to_string())?;
+        .checked_sub(size)
+        .ok_or_else(|| "where failed: the event holds too much in the fields that it reads".to_string())?;
     Ok(match value {
         Value::Null => cel::Value::Null,
         Value::Bool(b) => cel::Value::Bool(*b),

@@ -7,7 +7,7 @@ use crate::jobs::names::{LineIndex, Names, SubjectIndex};
 use crate::number::Decimal;
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
-use crate::spec::{Aggregate, Dataflow, JobSpec, Keep, TallySpec};
+use crate::spec::{Aggregate, Dataflow, FAN_OUT_MAX, JobSpec, Keep, TallySpec};
 use crate::time::parse_time;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -60,8 +60,57 @@ struct Entry {
     value: Option<(usize, bool)>,
 }
 
+/// What became of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Added {
+    /// It adds to lines.
+    Lines,
+    /// An array of its group is empty.
+    Nothing,
+    /// Each of its groups has a null part.
+    Withdrawn,
+}
+
+impl Added {
+    fn of(groups: usize, added: usize) -> Self {
+        match (groups, added) {
+            (0, _) => Added::Nothing,
+            (_, 0) => Added::Withdrawn,
+            _ => Added::Lines,
+        }
+    }
+}
+
+impl Entry {
+    /// How many groups it has if no element repeats.
+    fn lines_at_most(&self, event: &Event<'_>) -> usize {
+        self.group.iter().fold(1, |lines: usize, slot| match event.slots[*slot].as_ref() {
+            Some(Value::Array(elements)) => lines.saturating_mul(elements.len()),
+            _ => lines,
+        })
+    }
+
+    /// How many groups it has, those with a null part too.
+    fn lines(&self, event: &Event<'_>, needs: &Needs) -> Result<usize, Cow<'static, str>> {
+        self.group.iter().try_fold(1usize, |lines, slot| match event.slots[*slot].as_ref() {
+            Some(array @ Value::Array(_)) => {
+                Ok(lines.saturating_mul(parts(Some(array), &needs.pointers()[*slot])?.len()))
+            }
+            other => part(other, &needs.pointers()[*slot]).map(|_| lines),
+        })
+    }
+
+    fn value(&self, event: &Event<'_>, needs: &Needs) -> Result<i128, Cow<'static, str>> {
+        match self.value {
+            None => Ok(Decimal::ONE.units()),
+            Some((slot, negate)) => value_of(event.slots[slot].as_ref(), &needs.pointers()[slot], negate),
+        }
+    }
+}
+
 /// A group's part: absent for null.
 type Part<'v> = Option<Cow<'v, str>>;
+type Parts<'v> = SmallVec<[Part<'v>; 8]>;
 
 impl Claims {
     /// Errors: a filter that does not compile, which submission has ruled out.
@@ -124,41 +173,56 @@ impl Claims {
     fn try_judge(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<Judged, Cow<'static, str>> {
         self.said.adds.clear();
         self.said.distinct.clear();
+        self.said.entity = None;
+        let id = self.claim_id.and_then(|slot| event.slots[slot].as_ref());
+        let id = id.and_then(|id| scalar(id, &"the id").ok().flatten());
+        self.said.id = id.map(|id| self.key.name(&[id.as_bytes()]));
         if let Some((filter, slots)) = &self.filter {
             match filter.matches_with(|i| event.slots[slots[i]].as_ref()) {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.place(event, record).ok();
+                    if self.place(event, record).is_err() {
+                        self.said.entity = None;
+                    }
                     return Ok(Judged::Irrelevant("`where` is false"));
                 }
                 Err(reason) => return Err(format!("`where` failed: {reason}").into()),
             }
         }
-        self.place(event, record)?;
         let subject = match self.job_subject {
             Some(subject) => subject,
             None => self.subject_of(event)?,
         };
         self.said.subject = Some(subject);
-        self.said.id = match self.claim_id.and_then(|slot| event.slots[slot].as_ref()) {
-            None | Some(Value::Null) => None,
-            Some(value) => Some(self.key.name(&[scalar(value, &"the id")?.unwrap_or_default().as_bytes()])),
-        };
+        self.place(event, record)?;
+        // The exact number is only counted where repeated elements decide.
+        let mut lines: usize = self.entries.iter().map(|entry| entry.lines_at_most(event)).sum();
+        if lines > FAN_OUT_MAX {
+            lines = 0;
+            for entry in &self.entries {
+                lines += entry.lines(event, &self.needs)?;
+            }
+        }
+        if lines > FAN_OUT_MAX {
+            let reason = format!("its groups are {lines} lines, more than the {FAN_OUT_MAX} that one event may add to");
+            return Err(reason.into());
+        }
+        let mut withdrawn = true;
+        for at in 0..self.entries.len() {
+            withdrawn &= self.add_entry(at, subject, event)? == Added::Withdrawn;
+        }
+        if self.said.adds.is_empty() {
+            return Ok(match (withdrawn, self.keep) {
+                (true, Keep::Last) => Judged::Matched,
+                (true, _) => Judged::Irrelevant("its group is null"),
+                (false, _) => Judged::Irrelevant("an array of its group is empty"),
+            });
+        }
         for slot in &self.distinct {
             let hash = distinct_hash(self.key, event.slots[*slot].as_ref(), &self.needs.pointers()[*slot])?;
             self.said.distinct.push(hash);
         }
-        let mut withdrawn = false;
-        for at in 0..self.entries.len() {
-            withdrawn |= self.add_entry(at, subject, event)?;
-        }
-        if !self.said.adds.is_empty() {
-            return Ok(Judged::Matched);
-        }
-        if !withdrawn {
-            return Ok(Judged::Irrelevant("the array that its group points to is empty"));
-        }
-        Ok(if self.keep == Keep::Last { Judged::Matched } else { Judged::Irrelevant("its group is null") })
+        Ok(Judged::Matched)
     }
 
     /// The claim that [`Claims::said`] makes for its entity.
@@ -190,12 +254,11 @@ impl Claims {
 
     /// Finds the entity and the event time.
     fn place(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<(), Cow<'static, str>> {
-        self.said.entity = None;
-        self.said.time_ns = self.time_of(event, record)?;
         self.said.entity = match self.entity.as_slice() {
             [] => None,
             slots => Some(self.entity_of(event, slots)?),
         };
+        self.said.time_ns = self.time_of(event, record)?;
         Ok(())
     }
 
@@ -233,54 +296,55 @@ impl Claims {
         Ok(self.names.subject(&json_array(&parts)))
     }
 
-    /// Adds what an entry contributes; whether its group is null instead.
-    fn add_entry(&mut self, at: usize, subject: SubjectIndex, event: &Event<'_>) -> Result<bool, Cow<'static, str>> {
+    /// Adds what an entry contributes.
+    fn add_entry(&mut self, at: usize, subject: SubjectIndex, event: &Event<'_>) -> Result<Added, Cow<'static, str>> {
         let entry = &self.entries[at];
-        let value = match entry.value {
-            None => Decimal::ONE.units(),
-            Some((slot, negate)) => value_of(event.slots[slot].as_ref(), &self.needs.pointers()[slot], negate)?,
-        };
         // The common case: one part, no array.
         if let [slot] = entry.group.as_slice()
             && !matches!(event.slots[*slot], Some(Value::Array(_)))
         {
             let pointer = &self.needs.pointers()[*slot];
-            return Ok(match part(event.slots[*slot].as_ref(), pointer)? {
-                Some(part) => {
-                    let line = self.names.line(subject, &[part]);
-                    self.said.adds.push((line, value));
-                    false
-                }
-                None => true,
-            });
+            let Some(part) = part(event.slots[*slot].as_ref(), pointer)? else { return Ok(Added::Withdrawn) };
+            let value = entry.value(event, &self.needs)?;
+            let line = self.names.line(subject, &[part]);
+            self.said.adds.push((line, value));
+            return Ok(Added::Lines);
         }
-        let mut choices: SmallVec<[Vec<Part<'_>>; 2]> = SmallVec::new();
+        let before = self.said.adds.len();
+        if let [slot] = entry.group.as_slice() {
+            let all = parts(event.slots[*slot].as_ref(), &self.needs.pointers()[*slot])?;
+            let mut value = None;
+            for part in all.iter().flatten() {
+                let units = match value {
+                    Some(units) => units,
+                    None => *value.insert(entry.value(event, &self.needs)?),
+                };
+                self.said.adds.push((self.names.line(subject, &[part]), units));
+            }
+            return Ok(Added::of(all.len(), self.said.adds.len() - before));
+        }
+        let mut choices: SmallVec<[Parts<'_>; 2]> = SmallVec::new();
         for slot in &entry.group {
             choices.push(parts(event.slots[*slot].as_ref(), &self.needs.pointers()[*slot])?);
         }
-        let lines = choices.iter().map(Vec::len).product::<usize>();
-        if lines > FAN_OUT_MAX {
-            return Err(
-                format!("its group has {lines} lines, more than the {FAN_OUT_MAX} that one event may add to").into()
-            );
-        }
-        let mut withdrawn = false;
+        let mut value = None;
+        let lines = choices.iter().map(|choice| choice.len()).product::<usize>();
         for n in 0..lines {
             let mut rest = n;
-            let group: Option<SmallVec<[&str; 4]>> = choices
-                .iter()
-                .map(|choice| {
-                    let part = &choice[rest % choice.len()];
-                    rest /= choice.len();
-                    part.as_deref()
-                })
-                .collect();
-            match group {
-                Some(group) => self.said.adds.push((self.names.line(subject, &group), value)),
-                None => withdrawn = true,
-            }
+            let part = |choice: &Parts<'_>| {
+                let part = choice[rest % choice.len()].as_deref().map(str::to_owned);
+                rest /= choice.len();
+                part
+            };
+            let Some(group) = choices.iter().map(part).collect::<Option<SmallVec<[String; 4]>>>() else { continue };
+            // What an entry that adds nothing would have added is not looked at.
+            let units = match value {
+                Some(units) => units,
+                None => *value.insert(entry.value(event, &self.needs)?),
+            };
+            self.said.adds.push((self.names.line(subject, &group), units));
         }
-        Ok(withdrawn)
+        Ok(Added::of(lines, self.said.adds.len() - before))
     }
 
     fn text<'v>(&self, event: &'v Event<'_>, slot: usize, what: &str) -> Result<Cow<'v, str>, Cow<'static, str>> {
@@ -291,9 +355,6 @@ impl Claims {
         }
     }
 }
-
-/// How many lines one event may add to: the product of its arrays could be anything.
-pub const FAN_OUT_MAX: usize = 10_000;
 
 /// The text of a scalar, `None` for null; arrays and objects are refused.
 fn scalar<'v>(value: &'v Value<'_>, what: &dyn std::fmt::Display) -> Result<Option<Cow<'v, str>>, Cow<'static, str>> {
@@ -316,9 +377,11 @@ fn part<'v>(value: Option<&'v Value<'_>>, pointer: &Pointer) -> Result<Part<'v>,
 }
 
 /// The different parts that a group pointer leads to: several for an array.
-fn parts<'v>(value: Option<&'v Value<'_>>, pointer: &Pointer) -> Result<Vec<Part<'v>>, Cow<'static, str>> {
-    let Some(Value::Array(elements)) = value else { return Ok(vec![part(value, pointer)?]) };
-    let mut parts: Vec<Part<'v>> = Vec::with_capacity(elements.len());
+fn parts<'v>(value: Option<&'v Value<'_>>, pointer: &Pointer) -> Result<Parts<'v>, Cow<'static, str>> {
+    let Some(Value::Array(elements)) = value else {
+        return Ok(smallvec::smallvec![part(value, pointer)?]);
+    };
+    let mut parts: Parts<'v> = SmallVec::with_capacity(elements.len());
     for element in elements {
         let part = part(Some(element), pointer)?;
         // Arrays in records are short; past that a sorted copy finds the repetitions.

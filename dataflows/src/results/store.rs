@@ -2,12 +2,14 @@
 
 use crate::accounting::{Accounting, ClaimAccounting, Class};
 use crate::claim::LineId;
-use crate::engine::facts::{ClaimChanges, NEWEST_KEPT, Newest};
-use crate::ids::{Epoch, Offset};
+use crate::engine::facts::{ClaimChanges, NEWEST_KEPT, Newest, RecordChanges};
+use crate::engine::job::InstallInput;
+use crate::ids::{Epoch, Offset, PartitionId};
 use crate::number::Decimal;
 use crate::results::Digest;
 use crate::results::model::{Change, Delta, Filter, Group, ReadError, SubjectTallies, Tallies, Tally};
 use crate::results::order::{Place, Ranking};
+use crate::spec::{Aggregate, Dataflow, JobSpec};
 use crate::update::{EpochUpdate, ReadTo};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -72,6 +74,21 @@ struct Recent {
     /// Each line with its first aggregate before the epoch.
     lines: Vec<(u32, Option<Decimal>)>,
     totals: Vec<u32>,
+}
+
+impl Shape {
+    /// The shape of a job's results; `inputs` are the spec's, resolved.
+    pub fn of(spec: &JobSpec, inputs: &[InstallInput]) -> Self {
+        let Dataflow::Tally(tally) = &spec.dataflow;
+        let starts = |input: &InstallInput| (input.topic.clone(), input.partitions.iter().map(|p| p.from).collect());
+        Shape {
+            job: spec.name.clone(),
+            aggregates: tally.aggregates.iter().map(Aggregate::name).collect(),
+            has_total: tally.aggregates.first().is_some_and(Aggregate::has_total),
+            top: tally.top,
+            inputs: inputs.iter().map(starts).collect(),
+        }
+    }
 }
 
 impl JobResults {
@@ -242,6 +259,44 @@ impl JobResults {
         self.recent_lines = 0;
         self.known_since = before.epoch;
         self.remember(recent);
+    }
+
+    /// All there is as one update, to be kept and applied to new results of the same shape.
+    pub fn as_update(&self) -> EpochUpdate {
+        let subject_id: HashMap<u32, u64> = self.subject_index.iter().map(|(id, index)| (*index, *id)).collect();
+        let mut update = EpochUpdate { epoch: self.epoch, at_ms: self.at_ms, ..EpochUpdate::default() };
+        for (input, places) in self.inputs.iter().enumerate() {
+            let place = |(p, (next, end)): (usize, &(Offset, Offset))| ReadTo {
+                input: input as u32,
+                partition: PartitionId(p as u32),
+                next: *next,
+                end: *end,
+            };
+            update.offsets.extend(places.iter().enumerate().map(place));
+        }
+        for (index, subject) in self.subjects.iter().enumerate() {
+            let Some(id) = subject_id.get(&(index as u32)).copied() else { continue };
+            update.subjects.push((id, subject.name.clone()));
+            update.totals.extend(subject.total.map(|total| (id, total)));
+            let c = subject.claims;
+            let changes = ClaimChanges {
+                claims: c.claims as i64,
+                counted: c.counted as i64,
+                superseded: c.superseded as i64,
+                duplicate: c.duplicate as i64,
+            };
+            update.claims.push((id, changes));
+        }
+        for (id, index) in &self.line_index {
+            let line = &self.lines[*index as usize];
+            update.names.push((*id, line.group.0.clone()));
+            update.lines.extend(line.values.clone().map(|values| (*id, Some(values))));
+        }
+        let a = &self.accounting;
+        update.records =
+            RecordChanges { read: a.read, rejected: a.rejected, irrelevant: a.irrelevant, matched: a.matched };
+        update.newest = self.newest.values().flatten().cloned().collect();
+        update
     }
 
     /// The newest closed epoch; `None` before the first.

@@ -37,6 +37,10 @@ pub struct JobSpec {
     pub sinks: Vec<SinkSpec>,
 }
 
+/// To how many groups one event may add: over its entries, the product of the numbers of different
+/// elements (null among them) of the parts of the group. An event with more is rejected.
+pub const FAN_OUT_MAX: usize = 10_000;
+
 /// By what claims are kept, messages taken into account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keeping {

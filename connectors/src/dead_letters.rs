@@ -1,0 +1,140 @@
+//! Dead letters: records for which a job had no use, kept whole in a small SQLite file.
+//!
+//! They are found again when the log is read again, so they are synced now and then, not one by one.
+
+use rusqlite::{Connection, params};
+use std::path::Path;
+use std::time::Duration;
+
+/// A record for which a job had no use, as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub topic: String,
+    pub partition: u32,
+    pub offset: u64,
+    /// The log's timestamp in ms since 1970.
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    /// One short sentence.
+    pub reason: String,
+}
+
+/// The dead letters of all jobs.
+pub struct DeadLetters {
+    conn: Connection,
+    /// Of each job; the oldest go first.
+    kept_max: usize,
+}
+
+const TABLES: &str = "
+PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS dead_letters (
+    job          TEXT    NOT NULL,
+    topic        TEXT    NOT NULL,
+    partition    INTEGER NOT NULL,
+    \"offset\"     INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL,
+    key          BLOB,
+    value        BLOB,
+    reason       TEXT    NOT NULL,
+    UNIQUE (job, topic, partition, \"offset\")
+);
+";
+
+impl DeadLetters {
+    /// Opens the file, made if it is not there.
+    pub fn open(path: &Path, kept_max: usize) -> rusqlite::Result<Self> {
+        let conn = Connection::open(path)?;
+        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.execute_batch(TABLES)?;
+        Ok(DeadLetters { conn, kept_max })
+    }
+
+    /// Adds letters of a job; one that is there already, from an earlier reading, stays as it is.
+    pub fn add(&mut self, job: &str, letters: &[DeadLetter]) -> rusqlite::Result<()> {
+        let tx = self.conn.transaction()?;
+        {
+            let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+            for letter in letters {
+                insert.execute(params![
+                    job,
+                    letter.topic,
+                    letter.partition,
+                    letter.offset as i64,
+                    letter.timestamp_ms,
+                    letter.key,
+                    letter.value,
+                    letter.reason
+                ])?;
+            }
+            let mut trim = tx.prepare_cached(
+                "DELETE FROM dead_letters WHERE job = ?1 AND rowid <=
+                     (SELECT rowid FROM dead_letters WHERE job = ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
+            )?;
+            trim.execute(params![job, self.kept_max as i64])?;
+        }
+        tx.commit()
+    }
+
+    /// Letters of a job by topic, partition and offset, from behind `after` on.
+    pub fn list(&self, job: &str, after: Option<&(String, u32, u64)>, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
+        let (topic, partition, offset) = match after {
+            Some((topic, partition, offset)) => (topic.as_str(), i64::from(*partition), *offset as i64),
+            None => ("", -1, -1),
+        };
+        let sql = "SELECT topic, partition, \"offset\", timestamp_ms, key, value, reason FROM dead_letters
+                   WHERE job = ?1 AND (topic, partition, \"offset\") > (?2, ?3, ?4)
+                   ORDER BY topic, partition, \"offset\" LIMIT ?5";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map(params![job, topic, partition, offset, limit as i64], |row| {
+            Ok(DeadLetter {
+                topic: row.get(0)?,
+                partition: row.get(1)?,
+                offset: row.get::<_, i64>(2)? as u64,
+                timestamp_ms: row.get(3)?,
+                key: row.get(4)?,
+                value: row.get(5)?,
+                reason: row.get(6)?,
+            })
+        })?;
+        rows.collect()
+    }
+
+    /// Forgets a job's letters: its name is used anew.
+    pub fn clear(&mut self, job: &str) -> rusqlite::Result<()> {
+        self.conn.execute("DELETE FROM dead_letters WHERE job = ?1", params![job]).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(offset: u64) -> DeadLetter {
+        DeadLetter {
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            timestamp_ms: 1,
+            key: None,
+            value: Some(vec![0xff, 0]),
+            reason: "no JSON".into(),
+        }
+    }
+
+    #[test]
+    fn letters_are_kept_once_and_the_oldest_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut letters = DeadLetters::open(&dir.path().join("dead.db"), 3).unwrap();
+        letters.add("a", &[letter(0), letter(1)]).unwrap();
+        letters.add("a", &[letter(1), letter(2), letter(3), letter(4)]).unwrap();
+        letters.add("b", &[letter(0)]).unwrap();
+        let offsets = |l: &DeadLetters, job, after| l.list(job, after, 10).unwrap().iter().map(|l| l.offset).collect::<Vec<_>>();
+        assert_eq!(offsets(&letters, "a", None), [2, 3, 4]);
+        assert_eq!(offsets(&letters, "a", Some(&("t".into(), 0, 3))), [4]);
+        assert_eq!(letters.list("b", None, 1).unwrap(), [letter(0)]);
+        letters.clear("a").unwrap();
+        assert_eq!(offsets(&letters, "a", None), [0u64; 0]);
+    }
+}

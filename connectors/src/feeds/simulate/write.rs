@@ -1,0 +1,71 @@
+//! Writing records quickly: digits and times without the general formatter.
+
+/// Appends `n`, with zeros in front up to `width` digits.
+pub(super) fn number(out: &mut Vec<u8>, n: u64, width: usize) {
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len();
+    let mut n = n;
+    while n > 0 || at > digits.len() - width.clamp(1, 20) {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Writes times as RFC 3339 with milliseconds, in UTC. Remembers the day: it rarely changes.
+#[derive(Default)]
+pub(super) struct Clock {
+    day: Option<i64>,
+    date: Vec<u8>,
+}
+
+impl Clock {
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, at_ms: i64) {
+        const DAY_MS: i64 = 86_400_000;
+        let day = at_ms.div_euclid(DAY_MS);
+        if self.day != Some(day) {
+            // Beyond the years that jiff knows, the last one stands: a simulation does not get there.
+            let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or(jiff::Timestamp::MAX);
+            self.date = format!("{}T", at.strftime("%F")).into_bytes();
+            self.day = Some(day);
+        }
+        let ms = at_ms.rem_euclid(DAY_MS) as u64;
+        out.extend_from_slice(&self.date);
+        number(out, ms / 3_600_000, 2);
+        out.push(b':');
+        number(out, ms / 60_000 % 60, 2);
+        out.push(b':');
+        number(out, ms / 1000 % 60, 2);
+        out.push(b'.');
+        number(out, ms % 1000, 3);
+        out.push(b'Z');
+    }
+}
+
+/// Spreads 0..`bound` over itself, each number to another one: what comes one after the other does not
+/// look so.
+pub(super) struct Spread {
+    bound: u64,
+    factor: u64,
+}
+
+impl Spread {
+    pub(super) fn new(bound: u32) -> Self {
+        let bound = u64::from(bound.max(1));
+        // Near the golden section of the bound, and without a divisor in common with it.
+        let mut factor = (bound as f64 * 0.618_033_988) as u64 | 1;
+        while gcd(factor, bound) != 1 {
+            factor += 1;
+        }
+        Spread { bound, factor }
+    }
+
+    pub(super) fn of(&self, n: u32) -> u64 {
+        u64::from(n) * self.factor % self.bound
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

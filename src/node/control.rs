@@ -1,0 +1,139 @@
+//! What must survive: the submitted jobs, the epochs reserved, the hash key. Records of a compacted
+//! topic, written before anything is done about them.
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig, TopicError};
+use tallyflow_dataflows::claim::HashKey;
+use tallyflow_dataflows::engine::job::InstallInput;
+use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
+use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError, Producer, Source};
+use tallyflow_dataflows::spec::JobSpec;
+
+/// The node's own topic. Names like it are kept from others, see [`is_internal`].
+const TOPIC: &str = "__tallyflow";
+
+/// Whether a topic is the node's own: not listed, not written from outside.
+pub fn is_internal(topic: &str) -> bool {
+    topic.starts_with("__")
+}
+
+/// A submitted job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobRecord {
+    pub id: u64,
+    pub submitted_ms: i64,
+    pub spec: JobSpec,
+    /// The spec's inputs, resolved at submission: so that "end" stays where it was.
+    pub inputs: Vec<InstallInput>,
+    pub wanted: Wanted,
+    /// Where a pause has left it, by input and partition.
+    pub paused_at: Option<Vec<Vec<Offset>>>,
+}
+
+/// What its owner wants of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    Running,
+    Paused,
+    Cancelled,
+}
+
+/// How many epochs are reserved at a time: at 500 a second, enough for 99 days.
+const EPOCHS_RESERVED: u64 = 1 << 32;
+
+/// The control topic.
+pub struct Control {
+    log: Arc<EmbeddedLog>,
+    reserved: Mutex<Epoch>,
+    pub hash_key: HashKey,
+}
+
+/// What the topic held when it was opened.
+pub struct Kept {
+    pub jobs: BTreeMap<String, JobRecord>,
+}
+
+impl Control {
+    /// Opens the control topic, made if it is not there.
+    pub fn open(log: Arc<EmbeddedLog>) -> anyhow::Result<(Control, Kept)> {
+        match log.create_topic(TOPIC, 1, TopicConfig { compacted: true, ..TopicConfig::default() }) {
+            Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
+            Err(error) => bail!("making the control topic: {error}"),
+        }
+        let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let waker: tallyflow_dataflows::source::Waker = Arc::new(|| {});
+        let start = log.topic(TOPIC)?.context("the control topic is gone")?.partitions[0].start;
+        let mut reader = log.open(TOPIC, PartitionId(0), start, waker)?;
+        loop {
+            let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
+            let polled = reader.poll(budget, &mut |record| {
+                let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+                match record.value {
+                    Some(value) => values.insert(key, value.to_vec()),
+                    None => values.remove(&key),
+                };
+            })?;
+            if polled.next >= polled.end {
+                break;
+            }
+        }
+        let reserved = match values.get("epochs") {
+            Some(value) => serde_json::from_slice(value).context("the control record of epochs can't be read")?,
+            None => Epoch(0),
+        };
+        let known_key = values.get("hash-key").map(|value| serde_json::from_slice(value)).transpose();
+        let known_key = known_key.context("the control record of the hash key can't be read")?;
+        let mut jobs = BTreeMap::new();
+        for (key, value) in &values {
+            if let Some(name) = key.strip_prefix("job/") {
+                let record = serde_json::from_slice(value)
+                    .with_context(|| format!("the control record of job {name:?} can't be read"))?;
+                jobs.insert(name.to_owned(), record);
+            }
+        }
+        let mut control = Control { log, reserved: Mutex::new(reserved), hash_key: known_key.unwrap_or(HashKey([0, 0])) };
+        if known_key.is_none() {
+            let mut bytes = [0u8; 16];
+            getrandom::fill(&mut bytes).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+            let (a, b) = bytes.split_at(8);
+            let half = |bytes: &[u8]| bytes.iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+            control.hash_key = HashKey([half(a), half(b)]);
+            control.put("hash-key", &control.hash_key)?;
+        }
+        Ok((control, Kept { jobs }))
+    }
+
+    /// Writes what is wanted of a job. Blocks until it is durable.
+    pub fn put_job(&self, record: &JobRecord) -> Result<(), ProduceError> {
+        self.put(&format!("job/{}", record.spec.name), record)
+    }
+
+    /// Reserves a block of epochs, none of which was ever used: its first, and one past its last.
+    /// Blocks until that is durable.
+    pub fn reserve_epochs(&self) -> Result<(Epoch, Epoch), ProduceError> {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = Epoch(reserved.0 + EPOCHS_RESERVED);
+        self.put("epochs", &limit)?;
+        let first = Epoch(reserved.0 + 1);
+        *reserved = limit;
+        Ok((first, limit))
+    }
+
+    /// Reserves more where `epoch` comes near to the last one reserved; the new limit if so.
+    pub fn keep_epochs_reserved(&self, epoch: Epoch) -> Result<Option<Epoch>, ProduceError> {
+        let reserved = *self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        if reserved.0 - epoch.0 > EPOCHS_RESERVED / 2 {
+            return Ok(None);
+        }
+        self.reserve_epochs().map(|(_, limit)| Some(limit))
+    }
+
+    fn put(&self, key: &str, value: &impl Serialize) -> Result<(), ProduceError> {
+        let value = serde_json::to_vec(value).map_err(|e| ProduceError::Io(e.to_string()))?;
+        let record = NewRecord { key: Some(key.as_bytes()), value: Some(&value) };
+        self.log.append(TOPIC, &[record], None).map(|_| ())
+    }
+}

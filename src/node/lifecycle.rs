@@ -1,0 +1,294 @@
+//! Jobs come, pause, go on and go. What must survive is written to the control topic first.
+
+use crate::node::control::{JobRecord, Wanted, is_internal};
+use crate::node::job::{Job, JobState};
+use crate::node::sinks::SinkHandle;
+use crate::node::supervise::{install, is_live};
+use crate::node::{CancelMode, DRAIN_WAIT, JobError, JobText, Node, PAUSE_WAIT, SubmitError, lock};
+use anyhow::Context;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+use tallyflow_connectors::decode::BuiltinFormats;
+use tallyflow_dataflows::engine::job::{Halt, Install, InstallInput, Start};
+use tallyflow_dataflows::engine::{Command, graph};
+use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
+use tallyflow_dataflows::source::{Source, SourceError};
+use tallyflow_dataflows::spec::{Bound, InputSpec, JobFile, JobSpec, Surroundings};
+use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
+
+impl Node {
+    /// Only checks a job file.
+    pub fn validate(&self, text: &JobText) -> Result<JobSpec, SubmitError> {
+        let topics = self.log.topics().map_err(|e| SubmitError::Failed(e.to_string()))?;
+        let topics = topics.into_iter().filter(|t| !is_internal(&t.name)).collect::<Vec<_>>();
+        let partitions =
+            |name: &str| topics.iter().find(|t| t.name == name).map(|t| t.partitions.len() as u32);
+        let around = Surroundings {
+            formats: &BuiltinFormats,
+            partitions: &partitions,
+            topics: topics.iter().map(|t| t.name.clone()).collect(),
+        };
+        match text {
+            JobText::Toml(text) => JobFile::parse_toml(text, &around),
+            JobText::Json(text) => JobFile::parse_json(text, &around),
+        }
+        .map_err(SubmitError::Faults)
+    }
+
+    /// Checks a job file and starts the job. Blocks for a durable write; once it has answered, the job
+    /// runs again after any restart.
+    pub fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
+        let spec = self.validate(text)?;
+        let _one_at_a_time = lock(&self.changing);
+        if let Ok(job) = self.job(&spec.name)
+            && job.state() != JobState::Cancelled
+        {
+            return Err(SubmitError::Taken(spec.name));
+        }
+        let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
+        let inputs = spec.inputs.iter().map(|input| self.resolve(input)).collect::<Result<Vec<_>, _>>();
+        let inputs = inputs.map_err(|e| failed(&e))?;
+        let id = self.jobs.read().unwrap_or_else(PoisonError::into_inner).by_id.keys().map(|id| id.0).max();
+        let record = JobRecord {
+            id: id.unwrap_or(0) + 1,
+            submitted_ms: jiff::Timestamp::now().as_millisecond(),
+            spec,
+            inputs,
+            wanted: Wanted::Running,
+            paused_at: None,
+        };
+        let name = record.spec.name.clone();
+        self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
+        self.control.put_job(&record).map_err(|e| failed(&e))?;
+        std::fs::remove_file(self.last_results(&name)).ok();
+        let job = self.add(&record);
+        let running = self.running();
+        if let Some(running) = running.as_ref() {
+            // Above every epoch that an earlier job of this name has shown.
+            let newest = Epoch(self.newest_epoch.load(Ordering::Acquire) + 1);
+            running.link.command(install(&job, running.first_epoch.max(newest), running.epoch_limit));
+        }
+        drop(running);
+        self.start_sinks(&job).map_err(|e| failed(&e))?;
+        Ok(job)
+    }
+
+    /// Stops the job's reading; its results stay. Blocks until it has stopped.
+    pub fn pause(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        let _one_at_a_time = lock(&self.changing);
+        let job = self.job(name)?;
+        match job.state() {
+            JobState::Paused => return Ok(job),
+            state if is_live(state) => {}
+            state => return Err(wrong_state(&job, state, "only a running job can be paused")),
+        }
+        self.want(&job, Wanted::Paused, None)?;
+        self.halt(&job, None, true);
+        if !job.wait_for_halt(Instant::now() + PAUSE_WAIT) {
+            return Err(JobError::Failed(format!(
+                "job {name:?} has not stopped yet; it will when the engine answers (state {})",
+                job.state().name()
+            )));
+        }
+        let offsets = job.offsets();
+        // If the engine is started again, it is to come back to just here.
+        let number = job.halt().map_or(0, |halt| halt.number);
+        job.keep_halt(Halt { number, until: Some(offsets.clone()) });
+        self.want(&job, Wanted::Paused, Some(offsets))?;
+        Ok(job)
+    }
+
+    /// Lets a paused job read on.
+    pub fn resume(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        let _one_at_a_time = lock(&self.changing);
+        let job = self.job(name)?;
+        match job.state() {
+            JobState::Paused => {}
+            JobState::Running | JobState::Starting => return Ok(job),
+            state => return Err(wrong_state(&job, state, "only a paused job can be resumed")),
+        }
+        self.want(&job, Wanted::Running, None)?;
+        job.set_halt(None, false);
+        if let Some(running) = self.running().as_ref() {
+            running.link.command(Command::Resume(job.id));
+        }
+        job.set_state(JobState::Running, None);
+        Ok(job)
+    }
+
+    /// Ends the job. Blocks until it has ended (drain: until it has read to the ends of its log as they
+    /// are now, and its sinks hold that).
+    pub fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> {
+        let _one_at_a_time = lock(&self.changing);
+        let job = self.job(name)?;
+        let state = job.state();
+        if state == JobState::Cancelled {
+            return Ok(job);
+        }
+        if mode == CancelMode::Drain && is_live(state) {
+            let ends = self.ends(&job).map_err(|e| JobError::Failed(e.to_string()))?;
+            self.halt(&job, Some(ends), false);
+            if !job.wait_for_halt(Instant::now() + DRAIN_WAIT) && is_live(job.state()) {
+                return Err(JobError::Failed(format!(
+                    "job {name:?} has not read to the ends yet; it goes on, ask again or cancel it with mode=now"
+                )));
+            }
+        }
+        if let Some(running) = self.running().as_ref() {
+            running.link.command(Command::Remove(job.id));
+        }
+        // What it showed last stays readable, after a restart too.
+        self.keep_results(&job).map_err(|e| JobError::Failed(format!("keeping the last results: {e:#}")))?;
+        self.want(&job, Wanted::Cancelled, None)?;
+        let sinks = lock(&self.sinks).remove(&job.id).unwrap_or_default();
+        sinks.into_iter().for_each(SinkHandle::flush);
+        job.set_state(JobState::Cancelled, None);
+        Ok(job)
+    }
+
+    /// Takes up a job from the control topic when the node starts.
+    pub(super) fn restore(&self, record: JobRecord) -> anyhow::Result<()> {
+        let job = self.add(&record);
+        if record.wanted == Wanted::Cancelled {
+            if let Ok(bytes) = std::fs::read(self.last_results(job.name())) {
+                let update: EpochUpdate = postcard::from_bytes(&bytes)
+                    .with_context(|| format!("the last results of job {:?} can't be read", job.name()))?;
+                job.restore(update);
+            }
+            job.set_state(JobState::Cancelled, None);
+            return Ok(());
+        }
+        // What was shown before the restart lay below the ends of now; nothing is shown until the job
+        // is there again.
+        let target = match &record.paused_at {
+            Some(offsets) => offsets.clone(),
+            None => self.ends(&job)?,
+        };
+        if record.wanted == Wanted::Paused {
+            job.set_halt(Some(Halt { number: self.next_halt(), until: Some(target.clone()) }), true);
+        }
+        job.catch_up(target);
+        self.start_sinks(&job)?;
+        Ok(())
+    }
+
+    fn add(&self, record: &JobRecord) -> Arc<Job> {
+        let (id, workers) = (JobId(record.id), self.config.workers);
+        let graph = self.graph(record);
+        let job = Job::new(id, record.spec.clone(), record.inputs.clone(), record.submitted_ms, graph, workers);
+        let job = Arc::new(job);
+        let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = jobs.by_name.insert(record.spec.name.clone(), job.clone()) {
+            jobs.by_id.remove(&before.id);
+            before.replace();
+        }
+        jobs.by_id.insert(id, job.clone());
+        job
+    }
+
+    fn graph(&self, record: &JobRecord) -> Graph {
+        let install = Install {
+            job: JobId(record.id),
+            spec: record.spec.clone(),
+            inputs: record.inputs.clone(),
+            first_epoch: Epoch(1),
+            epoch_limit: Epoch(2),
+            halt: None,
+        };
+        graph(&install, Arc::new(BuiltinFormats))
+    }
+
+    fn start_sinks(&self, job: &Arc<Job>) -> std::io::Result<()> {
+        let start = |(index, sink): (usize, &_)| {
+            SinkHandle::start(job.clone(), index, tallyflow_dataflows::spec::SinkSpec::clone(sink), &self.config.data_dir)
+        };
+        let sinks = job.spec.sinks.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+        lock(&self.sinks).insert(job.id, sinks);
+        Ok(())
+    }
+
+    fn halt(&self, job: &Job, until: Option<Vec<Vec<Offset>>>, pausing: bool) {
+        let halt = Halt { number: self.next_halt(), until };
+        let running = self.running();
+        job.set_halt(Some(halt.clone()), pausing);
+        if let Some(running) = running.as_ref() {
+            running.link.command(Command::Halt { job: job.id, halt });
+        }
+    }
+
+    fn next_halt(&self) -> u64 {
+        self.halts.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    fn want(&self, job: &Job, wanted: Wanted, paused_at: Option<Vec<Vec<Offset>>>) -> Result<(), JobError> {
+        let record = JobRecord {
+            id: job.id.0,
+            submitted_ms: job.submitted_ms,
+            spec: job.spec.clone(),
+            inputs: job.inputs.clone(),
+            wanted,
+            paused_at,
+        };
+        self.control.put_job(&record).map_err(|e| JobError::Failed(e.to_string()))
+    }
+
+    fn last_results(&self, name: &str) -> PathBuf {
+        self.config.data_dir.join("cancelled").join(format!("{name}.postcard"))
+    }
+
+    fn keep_results(&self, job: &Job) -> anyhow::Result<()> {
+        let Some(update) = job.read(|results| results.as_update()) else { return Ok(()) };
+        let path = self.last_results(job.name());
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        // Written beside and moved into place, so that there is never half of it.
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, postcard::to_stdvec(&update)?)?;
+        std::fs::File::open(&beside)?.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        Ok(())
+    }
+
+    /// Turns an input's bounds into offsets, once, so that "end" stays where it was.
+    fn resolve(&self, input: &InputSpec) -> Result<InstallInput, SourceError> {
+        let unknown = || SourceError::UnknownTopic { topic: input.topic.clone() };
+        let topic = Source::topic(self.log.as_ref(), &input.topic)?.ok_or_else(unknown)?;
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let mut partitions = Vec::new();
+        for (number, state) in topic.partitions.iter().enumerate() {
+            let partition = PartitionId(number as u32);
+            let at = |time_ms: i64| self.log.offset_at(&input.topic, partition, time_ms);
+            let from = match &input.from {
+                Bound::Beginning => state.start,
+                Bound::End => state.end,
+                Bound::Time(time_ms) => at(*time_ms)?,
+                Bound::Offsets(offsets) => offsets.get(&partition).copied().unwrap_or(state.start),
+            };
+            let until = match &input.until {
+                None | Some(Bound::Beginning) => None,
+                Some(Bound::End) => Some(state.end),
+                Some(Bound::Time(time_ms)) => (*time_ms <= now_ms).then(|| at(*time_ms)).transpose()?,
+                Some(Bound::Offsets(offsets)) => offsets.get(&partition).copied(),
+            };
+            partitions.push(Start { partition, from, until });
+        }
+        // A time that has not come yet is decided by each partition's own log when it has.
+        let future = |bound: Option<&Bound>| match bound {
+            Some(Bound::Time(time_ms)) if *time_ms > now_ms => Some(*time_ms),
+            _ => None,
+        };
+        Ok(InstallInput {
+            topic: input.topic.clone(),
+            partitions,
+            from_ms: future(Some(&input.from)),
+            until_ms: future(input.until.as_ref()),
+        })
+    }
+}
+
+fn wrong_state(job: &Job, state: JobState, remedy: &'static str) -> JobError {
+    JobError::State { name: job.name().to_owned(), state: state.name(), remedy }
+}

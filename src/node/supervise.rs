@@ -1,0 +1,247 @@
+//! The supervisor: keeps an engine process running, and passes on what it tells.
+
+use crate::node::job::{Job, JobState};
+use crate::node::link::{Link, next_frame};
+use crate::node::wire::{FromEngine, ToEngine};
+use crate::node::{Node, job_failure};
+use std::process::ChildStdout;
+use std::io::BufReader;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_dataflows::engine::Command;
+use tallyflow_dataflows::engine::facts::Rejected;
+use tallyflow_dataflows::engine::job::Install;
+use tallyflow_dataflows::ids::{Epoch, Offset};
+use tallyflow_dataflows::source::Source;
+use tallyflow_dataflows::update::EngineEvent;
+
+/// The engine that runs now.
+pub struct Running {
+    pub link: Arc<Link>,
+    /// Its epochs start here.
+    pub first_epoch: Epoch,
+    pub epoch_limit: Epoch,
+    pub ready: bool,
+}
+
+/// Signs of life of the engine.
+#[derive(Default)]
+pub struct Pulse {
+    sent: AtomicU64,
+    /// When the last answer came, in ms since the node started; 0: none yet from this engine.
+    answered_ms: AtomicU64,
+    silence_ms: AtomicU64,
+}
+
+/// How often the engine is asked for a sign of life.
+const PING: Duration = Duration::from_millis(500);
+/// The first wait before an engine is started again; doubled while engines end young, up to the last.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// An engine that lived so long was not young.
+const YOUNG: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Starts the supervisor's threads.
+    pub(super) fn supervise(self: &Arc<Self>) -> std::io::Result<()> {
+        let node = self.clone();
+        std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || node.keep_running())?;
+        let node = Arc::downgrade(self);
+        std::thread::Builder::new().name("pulse".to_owned()).spawn(move || {
+            while let Some(node) = node.upgrade() {
+                node.take_pulse();
+                drop(node);
+                std::thread::sleep(PING);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn keep_running(self: Arc<Self>) {
+        let mut backoff = BACKOFF_MIN;
+        while !self.is_stopping() {
+            let started = Instant::now();
+            let why = match self.start_engine() {
+                Ok((link, mut from)) => {
+                    while let Some(frame) = next_frame(&mut from) {
+                        self.on_frame(frame);
+                    }
+                    // Its output has ended: it is ending, or it says no more and must.
+                    link.kill();
+                    format!("it ended with {}", link.wait())
+                }
+                Err(error) => format!("it could not be started: {error}"),
+            };
+            *self.running() = None;
+            if self.is_stopping() {
+                break;
+            }
+            self.restarts.fetch_add(1, Ordering::AcqRel);
+            tracing::error!("the engine is gone ({why}); readers keep the last numbers while it is started again");
+            for job in self.jobs().iter().filter(|job| is_live(job.state())) {
+                job.catch_up(job.offsets());
+            }
+            backoff = if started.elapsed() > YOUNG { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
+            std::thread::sleep(backoff);
+        }
+        self.ended.send_replace(true);
+    }
+
+    fn start_engine(&self) -> anyhow::Result<(Arc<Link>, BufReader<ChildStdout>)> {
+        let (first_epoch, epoch_limit) = self.control.reserve_epochs()?;
+        let start = ToEngine::Start {
+            workers: self.config.workers,
+            hash_key: self.control.hash_key,
+            log_dir: self.config.data_dir.clone(),
+        };
+        // The lock keeps submissions out until every job was told.
+        let mut running = self.running();
+        let (link, from) = Link::start(start)?;
+        self.pulse.answered_ms.store(0, Ordering::Release);
+        self.pulse.silence_ms.store(0, Ordering::Release);
+        tracing::info!(pid = link.pid, workers = self.config.workers, "the engine was started");
+        for job in self.jobs().iter().filter(|job| is_live(job.state())) {
+            link.command(install(job, first_epoch, epoch_limit));
+        }
+        *running = Some(Running { link: link.clone(), first_epoch, epoch_limit, ready: false });
+        Ok((link, from))
+    }
+
+    fn on_frame(&self, frame: FromEngine) {
+        match frame {
+            FromEngine::Ready => {
+                if let Some(running) = self.running().as_mut() {
+                    running.ready = true;
+                }
+            }
+            FromEngine::Refused(why) => tracing::error!("the engine did not start: {why}"),
+            FromEngine::Pong { silence_ms, .. } => {
+                self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
+                self.pulse.silence_ms.store(silence_ms, Ordering::Release);
+            }
+            FromEngine::Event(event) => self.on_event(event),
+        }
+    }
+
+    fn on_event(&self, event: EngineEvent) {
+        match event {
+            EngineEvent::Installed { job } => {
+                if let Some(job) = self.job_by_id(job)
+                    && job.state() == JobState::Starting
+                {
+                    job.set_state(JobState::Running, None);
+                }
+            }
+            EngineEvent::Closed { job, mut update } => {
+                self.newest_epoch.fetch_max(update.epoch.0, Ordering::AcqRel);
+                self.keep_epochs_reserved(update.epoch);
+                if let Some(job) = self.job_by_id(job) {
+                    self.keep_dead_letters(&job, std::mem::take(&mut update.rejected));
+                    job.apply(update);
+                }
+            }
+            EngineEvent::Halted { job, halt } => {
+                if let Some(job) = self.job_by_id(job) {
+                    job.reached(halt);
+                }
+            }
+            EngineEvent::Failed { job, error, at } => {
+                if let Some(job) = self.job_by_id(job) {
+                    let error = job_failure(&job, &error, at);
+                    tracing::error!(job = job.name(), "the job failed: {error}");
+                    job.set_state(JobState::Failed, Some(error));
+                }
+            }
+            EngineEvent::Removed { .. } => {}
+        }
+    }
+
+    fn keep_epochs_reserved(&self, epoch: Epoch) {
+        match self.control.keep_epochs_reserved(epoch) {
+            Ok(None) => {}
+            Ok(Some(limit)) => {
+                if let Some(running) = self.running().as_mut() {
+                    running.epoch_limit = limit;
+                    running.link.command(Command::RaiseEpochLimit(limit));
+                }
+            }
+            // The next epoch tries again; half a block is left.
+            Err(error) => tracing::warn!("reserving epochs: {error}"),
+        }
+    }
+
+    fn keep_dead_letters(&self, job: &Job, rejected: Vec<Rejected>) {
+        if rejected.is_empty() {
+            return;
+        }
+        let letter = |r: Rejected| DeadLetter {
+            topic: job.inputs[r.position.input()].topic.clone(),
+            partition: r.position.partition().0,
+            offset: r.position.offset().0,
+            timestamp_ms: r.timestamp_ms,
+            key: r.key,
+            value: r.value,
+            reason: r.reason,
+        };
+        let letters: Vec<_> = rejected.into_iter().map(letter).collect();
+        if let Err(error) = self.dead_letters_store().add(job.name(), &letters) {
+            // The records themselves stay in the log.
+            tracing::error!(job = job.name(), "{} dead letters could not be kept: {error}", letters.len());
+        }
+    }
+
+    /// Asks for a sign of life; an engine that gives none for too long is killed, and so started again.
+    fn take_pulse(&self) {
+        let Some((link, ready)) = self.running().as_ref().map(|r| (r.link.clone(), r.ready)) else { return };
+        link.ping(self.pulse.sent.fetch_add(1, Ordering::AcqRel));
+        let hang = self.config.engine.hang;
+        let answered = self.pulse.answered_ms.load(Ordering::Acquire);
+        let unanswered = self.uptime_ms().saturating_sub(answered);
+        let silence = self.pulse.silence_ms.load(Ordering::Acquire).max(if answered == 0 { 0 } else { unanswered });
+        if ready && Duration::from_millis(silence) > hang {
+            tracing::error!(pid = link.pid, "the engine has shown no sign of life for {silence} ms and is killed");
+            self.pulse.silence_ms.store(0, Ordering::Release);
+            self.pulse.answered_ms.store(0, Ordering::Release);
+            link.kill();
+        }
+    }
+
+    /// Where each partition of a job ends now, within the job's own bounds: what a restarted job must
+    /// reach before it shows anything.
+    pub(super) fn ends(&self, job: &Job) -> anyhow::Result<Vec<Vec<Offset>>> {
+        let mut ends = Vec::new();
+        for input in &job.inputs {
+            let topic = self.log.topic(&input.topic)?;
+            let mut places = Vec::new();
+            for start in &input.partitions {
+                let state = topic.as_ref().and_then(|t| t.partitions.get(start.partition.0 as usize));
+                let mut end = state.map_or(start.from, |state| state.end);
+                if let Some(until_ms) = input.until_ms {
+                    end = end.min(self.log.offset_at(&input.topic, start.partition, until_ms)?);
+                }
+                places.push(end.min(start.until.unwrap_or(end)).max(start.from));
+            }
+            ends.push(places);
+        }
+        Ok(ends)
+    }
+}
+
+/// Whether the engine is to run the job.
+pub fn is_live(state: JobState) -> bool {
+    matches!(state, JobState::Starting | JobState::Running | JobState::Paused | JobState::Recovering)
+}
+
+/// The command that installs a job.
+pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
+    Command::Install(Box::new(Install {
+        job: job.id,
+        spec: job.spec.clone(),
+        inputs: job.inputs.clone(),
+        first_epoch,
+        epoch_limit,
+        halt: job.halt(),
+    }))
+}

@@ -1,0 +1,79 @@
+//! What node and engine say to each other over the engine's standard input and output: frames of a
+//! length (u32, little endian) and a postcard body.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use tallyflow_dataflows::claim::HashKey;
+use tallyflow_dataflows::engine::Command;
+use tallyflow_dataflows::ids::{Offset, PartitionId};
+use tallyflow_dataflows::update::EngineEvent;
+
+/// From the node to the engine.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToEngine {
+    /// The first frame.
+    Start { workers: usize, hash_key: HashKey, log_dir: PathBuf },
+    Command(Command),
+    /// A partition has a new end.
+    Appended { topic: String, partition: PartitionId, end: Offset },
+    /// To be answered with a `Pong` of the same number.
+    Ping(u64),
+}
+
+/// From the engine to the node.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromEngine {
+    /// The workers run.
+    Ready,
+    Event(EngineEvent),
+    /// The answer to a ping: for how long the slowest worker has not come round.
+    Pong { ping: u64, silence_ms: u64 },
+    /// The engine could not start.
+    Refused(String),
+}
+
+/// No frame is longer: an epoch's changes are told in pieces well below it.
+const FRAME_BYTES_MAX: u32 = 1 << 30;
+
+/// Writes a frame; the caller flushes.
+pub fn write_frame(to: &mut impl Write, frame: &impl Serialize) -> io::Result<()> {
+    let body = postcard::to_stdvec(frame).map_err(io::Error::other)?;
+    let length = u32::try_from(body.len()).ok().filter(|n| *n <= FRAME_BYTES_MAX);
+    let length = length.ok_or_else(|| io::Error::other(format!("a frame of {} bytes is too long", body.len())))?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(&body)
+}
+
+/// Reads a frame; `None` at the end of the stream.
+pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    match from.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    let length = u32::from_le_bytes(length);
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::other(format!("a frame of {length} bytes is too long")));
+    }
+    let mut body = vec![0; length as usize];
+    from.read_exact(&mut body)?;
+    postcard::from_bytes(&body).map(Some).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_out_as_they_went_in_and_a_cut_one_is_an_error() {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &ToEngine::Ping(7)).unwrap();
+        let whole = bytes.clone();
+        assert!(matches!(read_frame(&mut whole.as_slice()).unwrap(), Some(ToEngine::Ping(7))));
+        assert!(read_frame::<ToEngine>(&mut &whole[..whole.len() - 1]).is_err());
+        assert!(read_frame::<ToEngine>(&mut &[][..]).unwrap().is_none());
+    }
+}
