@@ -2,12 +2,10 @@
 //! against jobs whose results the test writes.
 
 use crate::node::job::Job;
-use crate::node::{
-    CancelMode, ClusterStatus, DeadLetter, JobError, JobText, Node, RecountError, Recounted, SubmitError,
-};
+use crate::node::{CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, is_internal};
 use std::sync::Arc;
-use tallyflow_dataflows::ids::{Offset, PartitionId};
-use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError, TopicState};
+use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::log::embedded::EmbeddedLog;
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
 pub trait Host: Send + Sync + 'static {
@@ -37,61 +35,55 @@ pub trait Host: Send + Sync + 'static {
     /// Whether the engine runs and every job that should run does.
     fn ready(&self) -> Result<(), String>;
 
-    /// Every topic by name, with how long it keeps records. Blocks.
-    fn topics(&self) -> Result<Vec<TopicInfo>, TopicError>;
-    /// Blocks for a durable write.
-    fn create_topic(&self, name: &str, partitions: u32) -> Result<TopicInfo, TopicError>;
-    /// Blocks until the records are durable.
-    fn append(
+    /// The log; all that is appended goes through it.
+    fn log(&self) -> &Arc<EmbeddedLog>;
+    /// Whether a topic is the node's own: not listed, not read or written from outside.
+    fn is_internal(&self, topic: &str) -> bool;
+}
+
+impl Host for Node {
+    fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
+        self.submit(text)
+    }
+    fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
+        self.validate(text).map(drop)
+    }
+    fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs()
+    }
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.job(name)
+    }
+    fn pause(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.pause(name)
+    }
+    fn resume(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.resume(name)
+    }
+    fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> {
+        self.cancel(name, mode)
+    }
+    fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
+        self.recount(name)
+    }
+    fn dead_letters(
         &self,
-        topic: &str,
-        records: &[NewRecord<'_>],
-        idempotency_key: Option<&str>,
-    ) -> Result<Appended, ProduceError>;
-    /// Records from an offset on, at most `limit` and about `bytes_max` bytes of them. Blocks.
-    fn read(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        from: Offset,
+        name: &str,
+        after: Option<(String, u32, u64)>,
         limit: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<StoredRecord>, TopicError>;
-}
-
-/// A topic and how long it keeps records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicInfo {
-    pub state: TopicState,
-    /// `None` keeps records however old.
-    pub age_max_ms: Option<u64>,
-    /// Of a partition; `None` keeps all.
-    pub bytes_max: Option<u64>,
-}
-
-/// A record as it stands in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredRecord {
-    pub offset: Offset,
-    pub timestamp_ms: i64,
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-}
-
-/// Why a topic was not made or read.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum TopicError {
-    #[error("there is a topic {0:?} already")]
-    Taken(String),
-    /// The name or the number of partitions can't be.
-    #[error("{0}")]
-    Refused(String),
-    #[error("there is no topic {0:?}")]
-    Unknown(String),
-    #[error("{0}")]
-    OutOfRange(String),
-    #[error("the disk is full; nothing was kept")]
-    Full,
-    #[error("{0}")]
-    Failed(String),
+    ) -> Result<Vec<DeadLetter>, JobError> {
+        self.dead_letters(name, after, limit)
+    }
+    fn cluster(&self) -> ClusterStatus {
+        self.cluster()
+    }
+    fn ready(&self) -> Result<(), String> {
+        self.ready()
+    }
+    fn log(&self) -> &Arc<EmbeddedLog> {
+        self.log()
+    }
+    fn is_internal(&self, topic: &str) -> bool {
+        is_internal(topic)
+    }
 }

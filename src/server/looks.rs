@@ -1,6 +1,5 @@
 //! Looking at single records: the newest of each class, and the dead letters.
 
-use crate::node::DeadLetter;
 use crate::server::Shared;
 use crate::server::answer::{Items, blocking, rfc3339, text_or_base64};
 use crate::server::input::{Name, Query};
@@ -10,6 +9,7 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
 use std::sync::Arc;
+use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_dataflows::accounting::Class;
 use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::ids::{Offset, PartitionId};

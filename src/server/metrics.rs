@@ -1,7 +1,6 @@
 //! Prometheus metrics: what the server counts itself, and what jobs and topics are when asked.
 
 use crate::server::Shared;
-use crate::server::host::TopicInfo;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
+use tallyflow_dataflows::source::TopicState;
 
 /// The media type of [`render`].
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -85,7 +85,7 @@ struct OfClass {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfState {
     job: String,
-    state: String,
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -102,7 +102,7 @@ struct OfPartition {
 }
 
 /// All metrics as OpenMetrics text.
-pub fn render(shared: &Shared, topics: &[TopicInfo]) -> Result<String, std::fmt::Error> {
+pub fn render(shared: &Shared, topics: &[TopicState]) -> Result<String, std::fmt::Error> {
     let mut now = Registry::with_prefix("tallyflow");
     jobs(shared, &mut now);
     log(topics, &mut now);
@@ -145,8 +145,7 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
             let labels = OfInput { job: name(), topic: input.topic.clone(), partition: input.partition.0 };
             lag.get_or_create(&labels).set(input.lag as i64);
         }
-        let state = serde_json::to_value(status.state).ok().and_then(|v| v.as_str().map(str::to_owned));
-        states.get_or_create(&OfState { job: name(), state: state.unwrap_or_default() }).set(1);
+        states.get_or_create(&OfState { job: name(), state: status.state.name() }).set(1);
     }
     registry.register("job_records", "Records read, by what became of them", records);
     registry.register("job_claims", "Claims, by what they are now", claims);
@@ -156,12 +155,12 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     registry.register("job_state", "1 for the state that the job is in", states);
 }
 
-fn log(topics: &[TopicInfo], registry: &mut Registry) {
+fn log(topics: &[TopicState], registry: &mut Registry) {
     let ends: Family<OfPartition, Gauge> = Family::default();
     let bytes: Family<OfPartition, Gauge> = Family::default();
     for topic in topics {
-        for (partition, p) in topic.state.partitions.iter().enumerate() {
-            let labels = OfPartition { topic: topic.state.name.clone(), partition: partition as u32 };
+        for (partition, p) in topic.partitions.iter().enumerate() {
+            let labels = OfPartition { topic: topic.name.clone(), partition: partition as u32 };
             ends.get_or_create(&labels).set(p.end.0 as i64);
             bytes.get_or_create(&labels).set(p.bytes as i64);
         }

@@ -6,8 +6,9 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tallyflow_connectors::log::embedded::TopicError;
 use tallyflow_dataflows::results::ReadError;
-use tallyflow_dataflows::source::ProduceError;
+use tallyflow_dataflows::source::{ProduceError, SourceError};
 use tallyflow_dataflows::spec::Fault;
 use utoipa::{ToResponse, ToSchema};
 
@@ -175,6 +176,33 @@ impl From<ProduceError> for Problem {
             ProduceError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1),
             ProduceError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
             ProduceError::Io(_) => Problem::internal(detail),
+        }
+    }
+}
+
+impl From<TopicError> for Problem {
+    fn from(error: TopicError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TopicError::AlreadyExists { .. } => Problem::new(StatusCode::CONFLICT, detail),
+            TopicError::Unknown { .. } => Problem::unknown(detail),
+            TopicError::Name { .. } | TopicError::Partitions { .. } | TopicError::CompactedRetention => {
+                Problem::refused(detail)
+            }
+            TopicError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
+            TopicError::Io(_) => Problem::internal(detail),
+        }
+    }
+}
+
+impl From<SourceError> for Problem {
+    fn from(error: SourceError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SourceError::UnknownTopic { .. } | SourceError::UnknownPartition { .. } => Problem::unknown(detail),
+            SourceError::Gone { .. } | SourceError::CutShort { .. } => Problem::new(StatusCode::GONE, detail),
+            SourceError::Recreated { .. } => Problem::new(StatusCode::CONFLICT, detail),
+            SourceError::Io(_) | SourceError::Damaged { .. } => Problem::internal(detail),
         }
     }
 }

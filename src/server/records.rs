@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::pointer::Pointer;
-use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError};
+use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError, Producer as _};
 use utoipa::ToSchema;
 
 /// The longest idempotency key.
@@ -66,6 +66,9 @@ pub async fn append(
     query.end()?;
     let key = key.map(|text| Pointer::parse(&text)).transpose().map_err(|e| Problem::bad(format!("`key`: {e}")))?;
     let idempotency_key = idempotency_key(&headers)?;
+    if shared.host.is_internal(&topic) {
+        return Err(ProduceError::UnknownTopic { topic }.into());
+    }
     let bounds = Bounds {
         bytes_max: shared.config.body_bytes_max,
         line_bytes_max: Some(shared.config.record_bytes_max),
@@ -87,7 +90,7 @@ pub async fn append(
         if records.is_empty() {
             return Err(Problem::refused("the body holds no record; put one on each line"));
         }
-        host.append(&topic, &records, idempotency_key.as_deref()).map_err(|error| match error {
+        host.log().append(&topic, &records, idempotency_key.as_deref()).map_err(|error| match error {
             // Its index counts records, whoever sent them counts lines.
             ProduceError::TooLarge { index, max, .. } => {
                 body::line_too_large(lines.get(index).map_or(index + 1, |(number, _)| *number), max)

@@ -2,7 +2,6 @@
 
 use crate::node::ClusterStatus;
 use crate::server::answer::{blocking, typed};
-use crate::server::host::TopicError;
 use crate::server::input::Query;
 use crate::server::problem::Problem;
 use crate::server::{Shared, metrics};
@@ -61,9 +60,10 @@ async fn cluster(State(shared): State<Arc<Shared>>, query: Query) -> Result<Resp
     ),
 )]
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
-    let text = blocking(move || {
-        let topics = shared.host.topics()?;
-        metrics::render(&shared, &topics).map_err(|error| TopicError::Failed(error.to_string()))
+    let text = blocking(move || -> Result<String, Problem> {
+        let mut topics = shared.host.log().topics()?;
+        topics.retain(|topic| !shared.host.is_internal(&topic.name));
+        metrics::render(&shared, &topics).map_err(|error| Problem::internal(error.to_string()))
     });
     Ok(typed(metrics::OPENMETRICS, text.await?))
 }

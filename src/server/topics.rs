@@ -3,7 +3,6 @@
 use crate::server::Shared;
 use crate::server::answer::{Items, blocking, rfc3339, text_or_base64};
 use crate::server::body::{self, Bounds};
-use crate::server::host::{StoredRecord, TopicError, TopicInfo};
 use crate::server::input::{Name, Query};
 use crate::server::problem::Problem;
 use axum::Json;
@@ -13,31 +12,20 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tallyflow_connectors::log::OwnedRecord;
+use tallyflow_connectors::log::embedded::{TopicConfig};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
+use tallyflow_dataflows::source::{PartitionState, Source as _, SourceError, TopicState};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The longest description of a topic.
 const TOPIC_BYTES_MAX: usize = 64 << 10;
-/// Bytes of values in one answer of records, about.
-const READ_BYTES_MAX: usize = 8 << 20;
+/// At about so many bytes a read of records ends: the log's own bound.
+const READ_BYTES_MAX: usize = 4 << 20;
 
 pub fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, crate::server::records::append))
-}
-
-impl From<TopicError> for Problem {
-    fn from(error: TopicError) -> Self {
-        let detail = error.to_string();
-        match error {
-            TopicError::Taken(_) => Problem::new(StatusCode::CONFLICT, detail),
-            TopicError::Refused(_) => Problem::refused(detail),
-            TopicError::Unknown(_) => Problem::unknown(detail),
-            TopicError::OutOfRange(_) => Problem::bad(detail),
-            TopicError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
-            TopicError::Failed(_) => Problem::internal(detail),
-        }
-    }
 }
 
 /// A topic to be made.
@@ -88,19 +76,22 @@ struct PartitionItem {
     bytes: u64,
 }
 
-impl From<TopicInfo> for TopicItem {
-    fn from(info: TopicInfo) -> Self {
-        let partition = |(index, p): (usize, &tallyflow_dataflows::source::PartitionState)| PartitionItem {
+impl TopicItem {
+    fn new(state: TopicState, config: TopicConfig) -> Self {
+        let partition = |(index, p): (usize, &PartitionState)| PartitionItem {
             partition: PartitionId(index as u32),
             start_offset: p.start,
             end_offset: p.end,
             bytes: p.bytes,
         };
         TopicItem {
-            partitions: info.state.partitions.iter().enumerate().map(partition).collect(),
-            name: info.state.name,
-            compacted: info.state.compacted,
-            retention: Retention { age_ms: info.age_max_ms, bytes: info.bytes_max },
+            partitions: state.partitions.iter().enumerate().map(partition).collect(),
+            name: state.name,
+            compacted: state.compacted,
+            retention: Retention {
+                age_ms: config.retention.age.map(|age| age.as_millis() as u64),
+                bytes: config.retention.bytes,
+            },
         }
     }
 }
@@ -122,9 +113,15 @@ async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Res
     let page = query.page()?;
     query.end()?;
     let host = shared.host.clone();
-    let topics = blocking(move || host.topics()).await?;
-    let (topics, next) = page.cut(topics, |topic| &topic.state.name);
-    Ok(Items::response((topics.into_iter().map(TopicItem::from).collect(), next)))
+    let topics = blocking(move || host.log().topics()).await?;
+    let topics = topics.into_iter().filter(|topic| !shared.host.is_internal(&topic.name));
+    let (topics, next) = page.cut(topics, |topic| &topic.name);
+    let config = |name: &str| shared.host.log().topic_config(name).unwrap_or_default();
+    let items = topics.into_iter().map(|topic| {
+        let config = config(&topic.name);
+        TopicItem::new(topic, config)
+    });
+    Ok(Items::response((items.collect(), next)))
 }
 
 /// Makes a topic.
@@ -164,25 +161,20 @@ async fn create(
         Err(error) if error.is_data() => return Err(Problem::refused(format!("the topic: {error}"))),
         Err(error) => return Err(Problem::bad(format!("the body is no JSON: {error}"))),
     };
-    check(&new)?;
+    if shared.host.is_internal(&new.name) {
+        return Err(Problem::refused(format!("names like {:?} are kept for the server's own topics", new.name)));
+    }
     let host = shared.host.clone();
-    let topic = blocking(move || host.create_topic(&new.name, new.partitions)).await?;
-    let location = HeaderValue::from_str(&format!("/api/topics/{}/records", topic.state.name))
+    let topic = blocking(move || -> Result<TopicItem, Problem> {
+        let (log, config) = (host.log(), TopicConfig::default());
+        log.create_topic(&new.name, new.partitions, config)?;
+        let state = log.topic(&new.name)?.ok_or_else(|| Problem::unknown("the topic was deleted at once"))?;
+        Ok(TopicItem::new(state, config))
+    });
+    let topic = topic.await?;
+    let location = HeaderValue::from_str(&format!("/api/topics/{}/records", topic.name))
         .map_err(|_| Problem::internal("the topic's name fits in no header"))?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(TopicItem::from(topic))).into_response())
-}
-
-/// Kafka's rule for names, so that a topic can move there.
-fn check(new: &NewTopic) -> Result<(), Problem> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if !(1..=249).contains(&new.name.len()) || !new.name.bytes().all(plain) || matches!(new.name.as_str(), "." | "..")
-    {
-        return Err(Problem::refused("name: must be 1 to 249 of a-z A-Z 0-9 . _ -, and not . or .."));
-    }
-    if !(1..=1_024).contains(&new.partitions) {
-        return Err(Problem::refused(format!("partitions: must be from 1 to 1024, not {}", new.partitions)));
-    }
-    Ok(())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(topic)).into_response())
 }
 
 /// A record as it stands in the log.
@@ -203,8 +195,8 @@ struct RecordItem {
     value_base64: Option<String>,
 }
 
-impl From<StoredRecord> for RecordItem {
-    fn from(record: StoredRecord) -> Self {
+impl From<OwnedRecord> for RecordItem {
+    fn from(record: OwnedRecord) -> Self {
         let (key, key_base64) = text_or_base64(record.key);
         let (value, value_base64) = text_or_base64(record.value);
         let timestamp = rfc3339(record.timestamp_ms);
@@ -234,9 +226,22 @@ async fn read(State(shared): State<Arc<Shared>>, Name(topic): Name, mut query: Q
     let from = query.number("from", 0..=Offset::MAX.0)?;
     let limit = query.number("limit", 1..=1_000)?.unwrap_or(100) as usize;
     query.end()?;
-    let (partition, from) = (PartitionId(partition as u32), Offset(from.unwrap_or(0)));
+    let partition = PartitionId(partition as u32);
+    if shared.host.is_internal(&topic) {
+        return Err(Problem::unknown(format!("there is no topic {topic:?}")));
+    }
     let host = shared.host.clone();
-    let read = move || host.read(&topic, partition, from, limit + 1, READ_BYTES_MAX);
+    let read = move || -> Result<_, SourceError> {
+        let log = host.log();
+        let from = match from {
+            Some(from) => Offset(from),
+            None => {
+                let state = log.topic(&topic)?.ok_or_else(|| SourceError::UnknownTopic { topic: topic.clone() })?;
+                state.partitions.get(partition.0 as usize).map_or(Offset(0), |p| p.start)
+            }
+        };
+        log.read_range(&topic, partition, from, limit + 1)
+    };
     let mut records = blocking(read).await?;
     // The read ends with the limit, or with the bytes that one answer holds.
     let bytes: usize = records.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).sum();

@@ -1,6 +1,6 @@
 //! Finds the channel of a view and paces it.
 
-use crate::node::job::{Job, JobState};
+use crate::node::job::Job;
 use crate::server::events::channel::{Channel, ChannelKey};
 use crate::server::events::reader::Counts;
 use crate::server::host::Host;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// Silence after which a comment is sent.
 pub const COMMENT_AFTER: Duration = Duration::from_secs(15);
 
-/// How soon a change of state, or another job of the name, is seen where nothing tells of it.
+/// How soon a change of state is told while a slow pace waits for its next delta.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// All channels that have readers.
@@ -72,19 +72,15 @@ async fn pace(channel: Weak<Channel>, host: Arc<dyn Host>, every: Duration) {
     // What was there before this task ran is not yet told.
     news.mark_changed();
     loop {
-        let cancelled = job.state() == JobState::Cancelled;
         let changed = tokio::select! {
             changed = news.changed() => changed.is_ok(),
             () = tokio::time::sleep_until(told + COMMENT_AFTER) => false,
-            () = tokio::time::sleep(LOOK_EVERY), if cancelled => false,
         };
-        if cancelled
+        if job.is_replaced()
             && let Ok(now) = host.job(&name)
-            && !Arc::ptr_eq(&now, &job)
         {
             job = now;
             news = job.news();
-            news.mark_changed();
         }
         loop {
             let Some(channel) = channel.upgrade() else { return };
