@@ -1,1 +1,12 @@
-fn main() {}
+//! `tallyflow`: one program that is the server, its engine and the client of both.
+
+mod cli;
+mod config;
+mod node;
+mod server;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

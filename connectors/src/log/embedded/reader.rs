@@ -238,7 +238,11 @@ impl Reading {
         let mut reader = self.reader(topic, partition, from, Arc::new(|| ()))?;
         let (mut records, mut bytes, mut full) = (Vec::new(), 0, limit == 0);
         while !full {
-            let budget = Budget { records_max: limit - records.len(), bytes_max: RANGE_BYTES_MAX - bytes };
+            let budget = Budget {
+                records_max: limit - records.len(),
+                bytes_max: RANGE_BYTES_MAX - bytes,
+                until: Offset(u64::MAX),
+            };
             let polled = reader.poll(budget, &mut |record| {
                 let payload = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
                 full |= records.len() == limit || !records.is_empty() && bytes + payload > RANGE_BYTES_MAX;
@@ -348,6 +352,10 @@ impl PartitionReader {
                 run.stop = Some(Stop::Gap);
                 return Ok(run);
             }
+            if id.offset() >= budget.until {
+                self.next = self.next.max(budget.until);
+                return Ok(run);
+            }
             let body = match row.get_ref(5)?.as_blob() {
                 Ok(body) if batch::checksum(id, records, at_ms, body) == crc => body,
                 _ => {
@@ -362,6 +370,11 @@ impl PartitionReader {
                     run.stop = Some(Stop::Damaged(Offset(offset), "the batch holds less than it says".to_owned()));
                     return Ok(run);
                 };
+                if offset >= budget.until.0 {
+                    // The row is lent on from here when there is more to be had of it.
+                    self.first_row = id;
+                    return Ok(run);
+                }
                 if offset >= self.next.0 {
                     run.records += 1;
                     let (partition, offset) = (self.partition, Offset(offset));
@@ -426,7 +439,7 @@ impl PartitionReader {
         let gap = run.stop.is_some();
         if run.exhausted && self.compacted {
             // All that was left before the known end has given way to newer records.
-            self.next = self.next.max(known);
+            self.next = self.next.max(known.min(budget.until));
             self.first_row = self.registration.tail.stream.row(self.next);
         } else if gap || run.exhausted && self.next < known {
             let state = self.look_again(known)?;

@@ -1,0 +1,419 @@
+//! What can be asked for, as clap reads it.
+
+use super::client::Client;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reqwest::Url;
+use std::path::PathBuf;
+
+/// Keeps tallies current and exact: streams in, live counts out.
+#[derive(Debug, Parser)]
+#[command(name = "tallyflow", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything on one machine: embedded log, simulated feeds, three jobs, a page
+    Demo(DemoArgs),
+    /// The server
+    Serve(ServeArgs),
+    /// Start a job from its file
+    Submit(SubmitArgs),
+    /// List the jobs
+    Jobs(ListArgs),
+    /// Show a job: its state, how far it has read, what became of the records
+    Job(NameArgs),
+    /// Stop a job's reading; its results stay
+    Pause(ActArgs),
+    /// Let a paused job read on
+    Resume(ActArgs),
+    /// End a job; its last results stay readable until its name is used again
+    Cancel(CancelArgs),
+    /// Print a job's tallies
+    Results(ResultsArgs),
+    /// Live bars in the terminal
+    Watch(WatchArgs),
+    /// Recount a job from the log and compare; status 1 on a difference, naming the first
+    Recount(NameArgs),
+    /// The records that a job could not use, and why
+    DeadLetters(DeadLettersArgs),
+    /// List the topics
+    Topics(ListArgs),
+    /// Create a topic or read one
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Write records to a topic
+    #[command(subcommand)]
+    Feed(FeedCommand),
+    /// The engine's process; started by the server
+    #[command(hide = true)]
+    Engine,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// Create a topic
+    Create(TopicCreateArgs),
+    /// Print a topic's records, one a line
+    Tail(TopicTailArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FeedCommand {
+    /// Write the records of files: NDJSON, a JSON array, CSV or TSV with a header; .gz, .xz and .zst too
+    Replay(ReplayArgs),
+    /// Write made-up records, the same ones for the same seed
+    #[command(subcommand)]
+    Simulate(Simulation),
+}
+
+/// Which server a client command speaks to.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArg {
+    /// The server
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TALLYFLOW_SERVER",
+        default_value = "http://127.0.0.1:8080",
+        value_parser = server_url
+    )]
+    pub server: Url,
+}
+
+impl ServerArg {
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Client::new(self.server.clone())
+    }
+}
+
+fn server_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|e| format!("it is no URL ({e}); write one like http://127.0.0.1:8080"))?;
+    if url.scheme() != "http" || url.host().is_none() {
+        return Err("write a URL like http://127.0.0.1:8080; only http is spoken".into());
+    }
+    Ok(url)
+}
+
+/// How a table is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One JSON document, for programs
+    Json,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ResultsFormat {
+    /// For people
+    Table,
+    /// One JSON document, for programs
+    Json,
+    /// One line of comma-separated values per tally
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Options from this file; default.toml in the source tree lists them all
+    #[arg(long, value_name = "FILE", env = "TALLYFLOW_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where to listen; port 0 picks a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Worker threads of the engine, 0 for as many as there are cores [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=crate::config::WORKERS_MAX as u64))]
+    pub workers: Option<u64>,
+    /// What is written to stderr: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where everything that lasts is kept [default: tallyflow-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Keep everything here; without it nothing is kept
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Records a second of each feed
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub rate: u64,
+    /// How often every job is recounted
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub recount_every: std::time::Duration,
+    /// What the made-up records begin from
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The job file, TOML or JSON; - for stdin
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// The job
+    pub name: String,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ActArgs {
+    /// The job
+    pub name: String,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+/// How a job ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Read to the log ends seen now, flush the sinks, stop
+    Drain,
+    /// Stop where it is
+    Now,
+}
+
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// The job
+    pub name: String,
+    #[arg(long, default_value = "drain")]
+    pub mode: Mode,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ResultsArgs {
+    /// The job
+    pub name: String,
+    /// Only this subject; may be given several times
+    #[arg(long, value_name = "S")]
+    pub subject: Vec<String>,
+    /// At most so many lines of each subject
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    #[arg(long, default_value = "table")]
+    pub format: ResultsFormat,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// The job
+    pub name: String,
+    /// Only this subject; may be given several times
+    #[arg(long, value_name = "S")]
+    pub subject: Vec<String>,
+    /// At most so many lines of each subject
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct DeadLettersArgs {
+    /// The job
+    pub name: String,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct TopicCreateArgs {
+    /// The topic
+    pub name: String,
+    /// How many partitions it has
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub partitions: u32,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct TopicTailArgs {
+    /// The topic
+    pub name: String,
+    /// Only this partition
+    #[arg(long, value_name = "P")]
+    pub partition: Option<u32>,
+    /// From this offset of each partition; without it, the last 10 records of each
+    #[arg(long, value_name = "OFFSET")]
+    pub from: Option<u64>,
+    /// Go on as records arrive, until Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The files, read one after the other; - for stdin
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The topic to write to
+    #[arg(long, value_name = "T")]
+    pub topic: String,
+    /// JSON Pointer to what chooses the partition: equal keys go to the same one
+    #[arg(long, value_name = "PTR", value_parser = pointer)]
+    pub key: Option<String>,
+    /// JSON Pointer to the record's time, which --speed goes by
+    #[arg(long, value_name = "PTR", value_parser = pointer)]
+    pub time: Option<String>,
+    /// So many times as fast as the records' own times, as in 60x
+    #[arg(long, value_name = "FACTOR", value_parser = speed, requires = "time", conflicts_with = "rate")]
+    pub speed: Option<f64>,
+    /// Records a second; without it and --speed, as fast as it goes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+/// Which feed is made up.
+#[derive(Debug, Subcommand)]
+pub enum Simulation {
+    /// Posts with hashtags; some are sent twice, edited, deleted or reordered
+    Posts(PostsArgs),
+    /// Votes in polls; some voters change their mind
+    Votes(VotesArgs),
+}
+
+impl Simulation {
+    /// The topic where none is named.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Simulation::Posts(_) => "posts",
+            Simulation::Votes(_) => "votes",
+        }
+    }
+
+    /// What chooses the partition: all that concerns one message, or one voter, goes to the same one.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Simulation::Posts(_) => "/id",
+            Simulation::Votes(_) => "/voter",
+        }
+    }
+
+    /// What both have.
+    pub fn common(&self) -> &SimulateArgs {
+        match self {
+            Simulation::Posts(args) => &args.common,
+            Simulation::Votes(args) => &args.common,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    /// The topic to write to [default: posts or votes]
+    #[arg(long, value_name = "T")]
+    pub topic: Option<String>,
+    /// Records a second; without it, as fast as it goes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+    /// The same seed makes the same records
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Stop after this time; with --rate, after the records of this time
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<std::time::Duration>,
+    /// Stop after so many records
+    #[arg(long, value_name = "N")]
+    pub records: Option<u64>,
+    /// Write here, as JSON, what must come out
+    #[arg(long, value_name = "FILE")]
+    pub expect: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct PostsArgs {
+    #[command(flatten)]
+    pub common: SimulateArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct VotesArgs {
+    #[command(flatten)]
+    pub common: SimulateArgs,
+}
+
+/// A proportion, 0 to 1.
+pub fn proportion(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
+        _ => Err("write a number from 0 to 1, like 0.05".into()),
+    }
+}
+
+/// A time like 10s, 500ms, 5m or 1h.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || "write a time like 500ms, 10s, 5m or 1h".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit_ms = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    match number.checked_mul(unit_ms) {
+        Some(0) | None => Err(wrong()),
+        Some(ms) => Ok(std::time::Duration::from_millis(ms)),
+    }
+}
+
+/// A factor like 60x or 0.5x.
+fn speed(text: &str) -> Result<f64, String> {
+    match text.strip_suffix('x').unwrap_or(text).parse::<f64>() {
+        Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
+        _ => Err("write a factor like 60x or 0.5x".into()),
+    }
+}
+
+/// A JSON Pointer (RFC 6901); the server reads it the same way.
+fn pointer(text: &str) -> Result<String, String> {
+    tallyflow_dataflows::pointer::Pointer::parse(text).map(|_| text.to_owned())
+}

@@ -1,0 +1,289 @@
+//! The commands on jobs.
+
+use super::Outcome;
+use super::args::{DeadLettersArgs, Format, Mode};
+use super::client::{Client, RequestError, read};
+use super::output::{Rows, accounting_lines, json_list, line, plain};
+use crate::node::job::{JobState, JobStatus};
+use crate::node::{Difference, Recounted};
+use anyhow::{Context, anyhow, bail};
+use reqwest::Method;
+use serde::Deserialize;
+use std::io::Read;
+use std::path::Path;
+use tallyflow_dataflows::number::Decimal;
+
+/// The largest job file that is read. The server has a bound of its own.
+const JOB_FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Starts a job from its file.
+pub async fn submit(client: &Client, file: &Path) -> anyhow::Result<Outcome> {
+    let from_stdin = file == Path::new("-");
+    let name = if from_stdin { "stdin".to_owned() } else { file.display().to_string() };
+    let text = read_job_file(file, from_stdin).with_context(|| format!("the job file {name} can't be read"))?;
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let is_json = if from_stdin { text.trim_start().starts_with('{') } else { extension.eq_ignore_ascii_case("json") };
+    let request = client
+        .request(Method::POST, &["jobs"])
+        .header("content-type", if is_json { "application/json" } else { "application/toml" })
+        .body(text);
+    match client.json::<JobStatus>(request).await {
+        Ok((_, job)) => {
+            line(format_args!("submitted {}; see `tallyflow watch {}`", job.name, job.name))?;
+            Ok(Outcome::Done)
+        }
+        Err(error) => match error.downcast_ref::<RequestError>() {
+            Some(RequestError::Refused { problem, .. }) if !problem.faults.is_empty() => {
+                let faults: Vec<String> = problem.faults.iter().map(|f| plain(&f.to_string()).into_owned()).collect();
+                for fault in &faults {
+                    eprintln_quietly(&format!("{name}: {fault}"));
+                }
+                let (count, them) = if faults.len() == 1 { ("1 fault".into(), "it") } else { (format!("{} faults", faults.len()), "them") };
+                bail!("the job was not started: {name} has {count}; mend {them} and submit again")
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+fn read_job_file(file: &Path, from_stdin: bool) -> std::io::Result<String> {
+    let mut text = String::new();
+    let source: Box<dyn Read> = if from_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(file)?) };
+    source.take(JOB_FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn eprintln_quietly(text: &str) {
+    use std::io::Write;
+    // Nothing is left to be done if stderr is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Lists the jobs.
+pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
+    let items = client.list(&["jobs"], &[], usize::MAX).await?;
+    if format == Format::Json {
+        json_list(&items)?;
+        return Ok(Outcome::Done);
+    }
+    let header = ["job", "state", "epoch", "read", "counted", "lag", "error"];
+    let mut rows = Rows::new(&header, &["epoch", "read", "counted", "lag"]);
+    for item in &items {
+        let job: JobStatus = read(item.get())?;
+        rows.add([
+            job.name,
+            state(job.state).to_owned(),
+            optional(job.epoch),
+            job.accounting.read.to_string(),
+            job.accounting.counted.to_string(),
+            job.inputs.iter().map(|i| i.lag).sum::<u64>().to_string(),
+            job.error.unwrap_or_default(),
+        ]);
+    }
+    if rows.is_empty() {
+        line("no jobs; start one with `tallyflow submit FILE.toml`")?;
+    } else {
+        rows.print()?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// A record that was the newest of its class.
+#[derive(Deserialize)]
+struct NewestRecord {
+    class: String,
+    topic: String,
+    partition: u32,
+    offset: u64,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Shows one job.
+pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result<Outcome> {
+    let (text, job): (_, JobStatus) = client.json(client.request(Method::GET, &["jobs", name])).await?;
+    if format == Format::Json {
+        line(text)?;
+        return Ok(Outcome::Done);
+    }
+    let newest = client.list(&["jobs", name, "newest"], &[], usize::MAX).await?;
+    line(format_args!("job       {}", plain(&job.name)))?;
+    line(format_args!("dataflow  {}", plain(&job.dataflow)))?;
+    line(format_args!("state     {}", state(job.state)))?;
+    if let Some(error) = &job.error {
+        line(format_args!("error     {}", plain(error)))?;
+    }
+    line(format_args!("workers   {}", job.workers))?;
+    line(format_args!("epoch     {}", optional(job.epoch)))?;
+
+    let mut rows = Rows::new(&["input", "partition", "next", "end", "lag"], &["partition", "next", "end", "lag"]);
+    for input in &job.inputs {
+        rows.add([
+            input.topic.clone(),
+            input.partition.to_string(),
+            input.next_offset.to_string(),
+            input.end_offset.to_string(),
+            input.lag.to_string(),
+        ]);
+    }
+    line("")?;
+    rows.print()?;
+    line("")?;
+    for sums in accounting_lines(&job.accounting) {
+        line(sums)?;
+    }
+    if !job.sinks.is_empty() {
+        let mut rows = Rows::new(&["sink", "path", "epoch", "error"], &["epoch"]);
+        for sink in job.sinks {
+            rows.add([sink.kind, sink.path, optional(sink.epoch), sink.error.unwrap_or_default()]);
+        }
+        line("")?;
+        rows.print()?;
+    }
+    if !newest.is_empty() {
+        let mut rows = Rows::new(&["newest", "topic", "partition", "offset", "reason"], &["partition", "offset"]);
+        for item in &newest {
+            let record: NewestRecord = read(item.get())?;
+            rows.add([
+                record.class,
+                record.topic,
+                record.partition.to_string(),
+                record.offset.to_string(),
+                record.reason.unwrap_or_default(),
+            ]);
+        }
+        line("")?;
+        rows.print()?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Pauses or resumes; `what` is the verb.
+pub async fn pause_or_resume(client: &Client, name: &str, what: &str) -> anyhow::Result<Outcome> {
+    let (_, job): (_, JobStatus) = client.json(client.request(Method::POST, &["jobs", name, what])).await?;
+    line(format_args!("{} is {}", plain(&job.name), state(job.state)))?;
+    Ok(Outcome::Done)
+}
+
+/// Ends a job.
+pub async fn cancel(client: &Client, name: &str, mode: Mode) -> anyhow::Result<Outcome> {
+    let mode = match mode {
+        Mode::Drain => "drain",
+        Mode::Now => "now",
+    };
+    let request = client.request(Method::DELETE, &["jobs", name]).query(&[("mode", mode)]);
+    client.send(request).await?;
+    line(format_args!("{} is cancelled; its last results stay readable", plain(name)))?;
+    Ok(Outcome::Done)
+}
+
+/// Recounts a job and compares.
+pub async fn recount(client: &Client, name: &str, format: Format) -> anyhow::Result<Outcome> {
+    let (text, answer): (_, Recounted) = client.json(client.request(Method::POST, &["jobs", name, "recount"])).await?;
+    match format {
+        Format::Json => line(text)?,
+        Format::Table if answer.equal => line(format_args!(
+            "recount equal: {} over {} records at epoch {}, in {} ms",
+            plain(&answer.job),
+            answer.records,
+            answer.epoch,
+            answer.ms
+        ))?,
+        Format::Table => {
+            let mut rows = Rows::new(&["subject", "group", "tally", "recount"], &["tally", "recount"]);
+            for d in &answer.differences {
+                rows.add([d.subject.clone(), d.group.text(), values(&d.tally), values(&d.recount)]);
+            }
+            rows.print()?;
+        }
+    }
+    if answer.equal {
+        return Ok(Outcome::Done);
+    }
+    let first = answer.differences.first().map(first_difference);
+    let first = first.ok_or_else(|| anyhow!("the recount of {name} differs and names no line; report this"))?;
+    eprintln_quietly(&format!("tallyflow: the recount of {} at epoch {} differs: {first}", plain(&answer.job), answer.epoch));
+    Ok(Outcome::Differs)
+}
+
+/// A line that differs, in words.
+pub fn first_difference(d: &Difference) -> String {
+    let (subject, group) = (plain(&d.subject).into_owned(), plain(&d.group.text()).into_owned());
+    format!("subject {subject:?}, group {group:?} has tally {} and recount {}", values(&d.tally), values(&d.recount))
+}
+
+fn values(values: &Option<Vec<Decimal>>) -> String {
+    values.as_ref().map_or_else(
+        || "none".to_owned(),
+        |all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+    )
+}
+
+/// A dead letter; `value` is the record's bytes as text where they are that, else in `value_base64`.
+#[derive(Deserialize)]
+struct DeadLetterItem {
+    topic: String,
+    partition: u32,
+    offset: u64,
+    at: String,
+    reason: String,
+    #[serde(default)]
+    value: Option<String>,
+    #[serde(default)]
+    value_base64: Option<String>,
+}
+
+/// How much of a dead letter's bytes a table shows.
+const SHOWN_CHARS: usize = 80;
+
+/// Prints a job's dead letters.
+pub async fn dead_letters(client: &Client, args: &DeadLettersArgs) -> anyhow::Result<Outcome> {
+    let items = client.list(&["jobs", &args.name, "dead-letters"], &[], args.limit).await?;
+    if args.format == Format::Json {
+        json_list(&items)?;
+        return Ok(Outcome::Done);
+    }
+    let mut rows = Rows::new(&["at", "topic", "partition", "offset", "reason", "record"], &["partition", "offset"]);
+    for item in &items {
+        let letter: DeadLetterItem = read(item.get())?;
+        let record = letter.value.or(letter.value_base64.map(|b| format!("base64:{b}"))).unwrap_or_default();
+        rows.add([
+            letter.at,
+            letter.topic,
+            letter.partition.to_string(),
+            letter.offset.to_string(),
+            letter.reason,
+            shortened(&record, SHOWN_CHARS),
+        ]);
+    }
+    if rows.is_empty() {
+        line(format_args!("{} has no dead letters", plain(&args.name)))?;
+    } else {
+        rows.print()?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// At most so many characters, with an ellipsis where more were there.
+pub fn shortened(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}…", &text[..at]),
+    }
+}
+
+/// A state as people and the API name it.
+pub fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Starting => "starting",
+        JobState::Running => "running",
+        JobState::Paused => "paused",
+        JobState::Recovering => "recovering",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+fn optional<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}

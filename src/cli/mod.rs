@@ -1,0 +1,118 @@
+//! The command line: what can be asked for, and how it ends.
+//!
+//! Exit status 0: done; 1: the work failed; 2: wrong usage. An error is one plain sentence on stderr
+//! that says what to do.
+
+mod args;
+mod client;
+mod demo;
+mod feed;
+mod jobs;
+mod output;
+mod results;
+mod serve;
+mod topics;
+mod watch;
+
+use anyhow::Context;
+use args::{Cli, Command, FeedCommand, TopicCommand};
+use clap::Parser;
+use client::Client;
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// How a command that could do its work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// It found what makes the exit status 1 and has said so: a recount that differs.
+    Differs,
+}
+
+/// The configuration was refused, which is wrong usage.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct WrongUsage(anyhow::Error);
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    // clap answers wrong usage itself, with status 2.
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Differs) => ExitCode::from(1),
+        // The reader of our output has seen enough, as in `tallyflow results NAME | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be done if stderr is closed too.
+            let _ = writeln!(io::stderr(), "tallyflow: {}", sentence(&error));
+            ExitCode::from(if error.is::<WrongUsage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Engine => crate::node::run_engine().map(|()| Outcome::Done),
+        Command::Submit(args) => ask(args.server.client()?, |c| async move { jobs::submit(&c, &args.file).await }),
+        Command::Jobs(args) => ask(args.server.client()?, |c| async move { jobs::list(&c, args.format).await }),
+        Command::Job(args) => {
+            ask(args.server.client()?, |c| async move { jobs::show(&c, &args.name, args.format).await })
+        }
+        Command::Pause(args) => {
+            ask(args.server.client()?, |c| async move { jobs::pause_or_resume(&c, &args.name, "pause").await })
+        }
+        Command::Resume(args) => {
+            ask(args.server.client()?, |c| async move { jobs::pause_or_resume(&c, &args.name, "resume").await })
+        }
+        Command::Cancel(args) => {
+            ask(args.server.client()?, |c| async move { jobs::cancel(&c, &args.name, args.mode).await })
+        }
+        Command::Results(args) => ask(args.server.client()?, |c| async move { results::show(&c, &args).await }),
+        Command::Watch(args) => ask(args.server.client()?, |c| async move { watch::run(c, &args).await }),
+        Command::Recount(args) => {
+            ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
+        }
+        Command::DeadLetters(args) => ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await }),
+        Command::Topics(args) => ask(args.server.client()?, |c| async move { topics::list(&c, args.format).await }),
+        Command::Topic(TopicCommand::Create(args)) => {
+            ask(args.server.client()?, |c| async move { topics::create(&c, &args.name, args.partitions).await })
+        }
+        Command::Topic(TopicCommand::Tail(args)) => {
+            ask(args.server.client()?, |c| async move { topics::tail(&c, &args).await })
+        }
+        Command::Feed(FeedCommand::Replay(args)) => {
+            ask(args.server.client()?, |c| async move { feed::replay(c, args).await })
+        }
+        Command::Feed(FeedCommand::Simulate(simulation)) => {
+            ask(simulation.common().server.client()?, |c| async move { feed::simulate(c, simulation).await })
+        }
+    }
+}
+
+/// Runs a client command. One thread is plenty: it waits for a server.
+fn ask<F: Future<Output = anyhow::Result<Outcome>>>(
+    client: Client,
+    work: impl FnOnce(Client) -> F,
+) -> anyhow::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")?;
+    let outcome = runtime.block_on(work(client));
+    // A read of stdin can't be taken back; don't wait for it.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// An error and its causes as one line.
+fn sentence(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace(['\n', '\r'], " ")
+}

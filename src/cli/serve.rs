@@ -1,0 +1,223 @@
+//! `tallyflow serve`: the server from its start to its end.
+//!
+//! ```text
+//! configuration -> port bound -> node opened -> HTTP -> "listening on ..." -> signal -> HTTP ends -> node ends
+//! ```
+//!
+//! The port comes first: when it is taken, nothing has been touched.
+
+use super::Outcome;
+use super::WrongUsage;
+use super::args::{ConfigArgs, ServeArgs};
+use super::output::line;
+use crate::config::{Config, Flags};
+use crate::node::Node;
+use anyhow::{Context, anyhow, bail};
+use std::future::Future;
+use std::io::{ErrorKind, IsTerminal};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How long the HTTP server may take to end; together with [`NODE_STOP_MAX`] below the promised 10 s.
+const HTTP_STOP_MAX: Duration = Duration::from_secs(4);
+
+/// How long the node may take to flush its sinks and end its engine.
+const NODE_STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Runs the server until a signal.
+pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
+    let config = load(&args.config, args.data_dir.clone())?;
+    log_to_stderr(&config);
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let server = Server::start(config).await?;
+        server.announce();
+        server.until(async {}).await
+    });
+    // What did not end in its time is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The configuration of a server command.
+pub fn load(args: &ConfigArgs, data_dir: Option<PathBuf>) -> anyhow::Result<Config> {
+    let flags = Flags {
+        listen: args.listen.clone(),
+        data_dir,
+        workers: args.workers,
+        log_level: args.log_level.clone(),
+    };
+    Config::load(args.config.as_deref(), std::env::vars_os(), flags).map_err(|e| WrongUsage(e.into()).into())
+}
+
+/// Sends the log to stderr; stdout is for what a command answers.
+pub fn log_to_stderr(config: &Config) {
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(config.log_level.clone());
+    tracing_subscriber::registry().with(layer).init();
+}
+
+/// The runtime of a server command.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime can't be started")
+}
+
+/// A server that answers.
+pub struct Server {
+    addr: SocketAddr,
+    node: Arc<Node>,
+    http: JoinHandle<anyhow::Result<()>>,
+    stop: watch::Sender<bool>,
+    signals: Signals,
+}
+
+impl Server {
+    /// Binds, opens the node, serves.
+    pub async fn start(config: Config) -> anyhow::Result<Server> {
+        let listener = bind(config.listen).await?;
+        let addr = listener.local_addr().context("the address that was bound can't be read")?;
+        // From here on a signal is waited for, not died of: the node may hold a lock and a child.
+        let signals = Signals::new()?;
+        check_data_dir(&config.data_dir)?;
+        let server_config = config.server.clone();
+        let node = tokio::task::spawn_blocking(move || Node::open(&config)).await??;
+        let (stop, stopped) = watch::channel(false);
+        let http = tokio::spawn(serve_http(listener, Arc::clone(&node), server_config, stopping(stopped)));
+        Ok(Server { addr, node, http, stop, signals })
+    }
+
+    /// Tells on stdout that the server is ready. Nobody has to listen.
+    pub fn announce(&self) {
+        let _ = line(format_args!("listening on http://{}", self.addr));
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Resolves when the server begins to stop.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        stopping(self.stop.subscribe())
+    }
+
+    /// Serves until a signal, then stops.
+    pub async fn until(mut self, others: impl Future<Output = ()>) -> anyhow::Result<Outcome> {
+        let ended = tokio::select! {
+            () = self.signals.received() => return self.stop(others).await,
+            ended = &mut self.http => ended,
+        };
+        // It ends only when asked to; the node is ended all the same.
+        let failed = match ended {
+            Ok(Ok(())) => anyhow!("the HTTP server ended by itself; start again"),
+            Ok(Err(error)) => error.context("the HTTP server failed"),
+            Err(error) => anyhow!(error).context("the HTTP server failed"),
+        };
+        self.http = tokio::spawn(async { Ok(()) });
+        self.stop(others).await?;
+        Err(failed)
+    }
+
+    /// Lets the readers go, waits for `others` to notice, and ends the node, all within 10 s.
+    pub async fn stop(mut self, others: impl Future<Output = ()>) -> anyhow::Result<Outcome> {
+        info!("stopping");
+        self.stop.send_replace(true);
+        let http = tokio::time::timeout(HTTP_STOP_MAX, async { tokio::join!(&mut self.http, others).0 }).await;
+        if http.is_err() {
+            warn!("some connections did not end in time and are cut");
+            self.http.abort();
+        }
+        let node = Arc::clone(&self.node);
+        let ending = tokio::task::spawn_blocking(move || node.shutdown());
+        tokio::select! {
+            ended = tokio::time::timeout(NODE_STOP_MAX, ending) => {
+                if ended.is_err() {
+                    warn!("the node did not end in time; what is not flushed is made good at the next start");
+                }
+            }
+            // Asked twice.
+            () = self.signals.received() => warn!("not waiting for the node to end"),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// The HTTP server, until `stop` resolves: readers then get a last `status` event.
+async fn serve_http(
+    listener: TcpListener,
+    node: Arc<Node>,
+    config: crate::config::ServerConfig,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    crate::server::run(listener, node, config, stop).await
+}
+
+async fn stopping(mut stopped: watch::Receiver<bool>) {
+    // An error means that the server is gone, which is as good.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| match e.kind() {
+        ErrorKind::AddrInUse => anyhow!(
+            "{addr} is taken by another program; stop it, or choose another address with --listen (port 0 picks a free one)"
+        ),
+        ErrorKind::PermissionDenied => {
+            anyhow!("listening on {addr} is not permitted; choose a port from 1024 with --listen")
+        }
+        _ => anyhow!("listening on {addr} fails: {e}; choose another address with --listen"),
+    })
+}
+
+/// Whether something can be kept there, before anything is.
+fn check_data_dir(dir: &Path) -> anyhow::Result<()> {
+    let tried = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
+    if let Err(e) = tried {
+        bail!("nothing can be written to the data directory {}: {e}; name another with --data-dir", dir.display());
+    }
+    Ok(())
+}
+
+/// SIGTERM and Ctrl-C.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        }
+        #[cfg(not(unix))]
+        Ok(Signals {})
+    }
+
+    async fn received(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
