@@ -32,6 +32,8 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use events::hub::Hub;
+use crate::config::Config;
+use crate::node::Node;
 use host::Host;
 use metrics::{Method, Metrics, RequestLabels};
 use problem::{PROBLEM_JSON, Problem};
@@ -73,6 +75,18 @@ impl Default for ServerConfig {
     }
 }
 
+impl From<&Config> for ServerConfig {
+    fn from(config: &Config) -> Self {
+        ServerConfig {
+            body_bytes_max: config.server.body_bytes_max,
+            record_bytes_max: config.log.record_bytes_max,
+            inflight_bytes_max: config.log.inflight_bytes_max,
+            connections_max: config.server.connections_max,
+            ..ServerConfig::default()
+        }
+    }
+}
+
 /// What handlers share.
 pub struct Shared {
     host: Arc<dyn Host>,
@@ -94,11 +108,11 @@ impl Shared {
 /// when the open requests have ended, at the latest after [`ServerConfig::stop_timeout`].
 pub async fn run(
     listener: TcpListener,
-    host: Arc<dyn Host>,
+    node: Arc<Node>,
     config: ServerConfig,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let shared = Shared::new(host, config);
+    let shared = Shared::new(node, config);
     accept::run(listener, router(shared.clone()), shared, shutdown).await;
     Ok(())
 }
