@@ -86,7 +86,7 @@ impl Server {
         // From here on a signal is waited for, not died of: the node may hold a lock and a child.
         let signals = Signals::new()?;
         check_data_dir(&config.data_dir)?;
-        let server_config = config.server.clone();
+        let server_config = crate::server::ServerConfig::from(&config);
         let node = tokio::task::spawn_blocking(move || Node::open(&config)).await??;
         let (stop, stopped) = watch::channel(false);
         let http = tokio::spawn(serve_http(listener, Arc::clone(&node), server_config, stopping(stopped)));
@@ -156,7 +156,7 @@ impl Server {
 async fn serve_http(
     listener: TcpListener,
     node: Arc<Node>,
-    config: crate::config::ServerConfig,
+    config: crate::server::ServerConfig,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     crate::server::run(listener, node, config, stop).await

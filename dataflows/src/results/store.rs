@@ -388,6 +388,19 @@ impl JobResults {
         Some((lines.into_iter().map(line).collect(), subjects.into_iter().map(subject).collect()))
     }
 
+    /// Whether what changed since that epoch can still be told.
+    pub fn knows(&self, since: Epoch) -> bool {
+        (self.known_since..=self.epoch).contains(&since)
+    }
+
+    /// Whether a snapshot of what the filter selects can be answered at once.
+    pub fn fits(&self, filter: &Filter) -> Result<(), ReadError> {
+        let limit = self.limit(filter);
+        let of = |subject: u32| self.subjects[subject as usize].ranking.len().min(limit);
+        let lines: usize = self.selected(filter).into_iter().map(of).sum();
+        if lines > Filter::LINES_MAX { Err(ReadError::TooManyLines { lines }) } else { Ok(()) }
+    }
+
     /// A snapshot of what the filter selects. A subject that is asked for by name and unknown is left
     /// out.
     pub fn snapshot(&self, filter: &Filter) -> Result<Tallies, ReadError> {

@@ -1,0 +1,89 @@
+//! What the server asks of the node: the one door between them, so that the server can be tested
+//! against jobs whose results the test writes.
+
+use crate::node::job::Job;
+use crate::node::{CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, is_internal};
+use std::sync::Arc;
+use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::log::embedded::EmbeddedLog;
+
+/// The node as the server sees it. What blocks is called on a thread for blocking work.
+pub trait Host: Send + Sync + 'static {
+    /// Checks a job file and starts the job. Blocks for a durable write.
+    fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError>;
+    /// Only checks a job file. Blocks.
+    fn validate(&self, text: &JobText) -> Result<(), SubmitError>;
+    /// All jobs by name.
+    fn jobs(&self) -> Vec<Arc<Job>>;
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError>;
+    /// Blocks until the job has stopped reading.
+    fn pause(&self, name: &str) -> Result<Arc<Job>, JobError>;
+    /// Blocks.
+    fn resume(&self, name: &str) -> Result<Arc<Job>, JobError>;
+    /// Blocks until the job has ended.
+    fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError>;
+    /// Blocks while it reads the log.
+    fn recount(&self, name: &str) -> Result<Recounted, RecountError>;
+    /// Oldest first, from after the place named. Blocks.
+    fn dead_letters(
+        &self,
+        name: &str,
+        after: Option<(String, u32, u64)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, JobError>;
+    fn cluster(&self) -> ClusterStatus;
+    /// Whether the engine runs and every job that should run does.
+    fn ready(&self) -> Result<(), String>;
+
+    /// The log; all that is appended goes through it.
+    fn log(&self) -> &Arc<EmbeddedLog>;
+    /// Whether a topic is the node's own: not listed, not read or written from outside.
+    fn is_internal(&self, topic: &str) -> bool;
+}
+
+impl Host for Node {
+    fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
+        self.submit(text)
+    }
+    fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
+        self.validate(text).map(drop)
+    }
+    fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs()
+    }
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.job(name)
+    }
+    fn pause(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.pause(name)
+    }
+    fn resume(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.resume(name)
+    }
+    fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> {
+        self.cancel(name, mode)
+    }
+    fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
+        self.recount(name)
+    }
+    fn dead_letters(
+        &self,
+        name: &str,
+        after: Option<(String, u32, u64)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, JobError> {
+        self.dead_letters(name, after, limit)
+    }
+    fn cluster(&self) -> ClusterStatus {
+        self.cluster()
+    }
+    fn ready(&self) -> Result<(), String> {
+        self.ready()
+    }
+    fn log(&self) -> &Arc<EmbeddedLog> {
+        self.log()
+    }
+    fn is_internal(&self, topic: &str) -> bool {
+        is_internal(topic)
+    }
+}

@@ -1,0 +1,190 @@
+//! Prometheus metrics: what the server counts itself, and what jobs and topics are when asked.
+
+use crate::server::Shared;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+use tallyflow_dataflows::source::TopicState;
+
+/// The media type of [`render`].
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is counted as it happens.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests by route and status.
+    pub requests: Family<RequestLabels, Counter>,
+    /// From a body read to its records being durable.
+    pub append_seconds: Histogram,
+    pub connections: Gauge,
+}
+
+/// The labels of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub method: Method,
+    /// The route, not the path: its cardinality is that of the API.
+    pub route: String,
+    pub status: u16,
+}
+
+/// The methods that routes take; all others are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Method(pub &'static str);
+
+impl Method {
+    pub fn of(method: &axum::http::Method) -> Self {
+        Method(match method.as_str() {
+            "GET" => "GET",
+            "HEAD" => "HEAD",
+            "POST" => "POST",
+            "DELETE" => "DELETE",
+            _ => "other",
+        })
+    }
+}
+
+impl EncodeLabelValue for Method {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        encoder.write_str(self.0)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("tallyflow");
+        let requests = Family::default();
+        registry.register("http_requests", "Requests by route and status", requests.clone());
+        let bounds = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
+        let append_seconds = Histogram::new(bounds);
+        let help = "From a body read to its records being durable";
+        registry.register("append_seconds", help, append_seconds.clone());
+        let connections = Gauge::default();
+        registry.register("http_connections", "Open connections", connections.clone());
+        Metrics { registry, requests, append_seconds, connections }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfJob {
+    job: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfClass {
+    job: String,
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfState {
+    job: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfInput {
+    job: String,
+    topic: String,
+    partition: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPartition {
+    topic: String,
+    partition: u32,
+}
+
+/// All metrics as OpenMetrics text.
+pub fn render(shared: &Shared, topics: &[TopicState]) -> Result<String, std::fmt::Error> {
+    let mut now = Registry::with_prefix("tallyflow");
+    jobs(shared, &mut now);
+    log(topics, &mut now);
+    engine_and_streams(shared, &mut now);
+    let mut text = String::new();
+    encode_registry(&mut text, &shared.metrics.registry)?;
+    encode_registry(&mut text, &now)?;
+    encode_eof(&mut text)?;
+    Ok(text)
+}
+
+fn jobs(shared: &Shared, registry: &mut Registry) {
+    let records: Family<OfClass, Counter> = Family::default();
+    let claims: Family<OfClass, Gauge> = Family::default();
+    let (epoch, lines) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
+    let lag: Family<OfInput, Gauge> = Family::default();
+    let states: Family<OfState, Gauge> = Family::default();
+    for job in shared.host.jobs() {
+        let status = job.status();
+        let name = || status.name.clone();
+        let a = status.accounting;
+        let of_records = [("rejected", a.rejected), ("irrelevant", a.irrelevant), ("matched", a.matched)];
+        for (class, n) in of_records {
+            records.get_or_create(&OfClass { job: name(), class }).inc_by(n);
+        }
+        let of_claims = [
+            ("counted", a.counted),
+            ("superseded", a.superseded),
+            ("duplicate", a.duplicate),
+            ("late", a.late),
+            ("voided", a.voided),
+        ];
+        for (class, n) in of_claims {
+            claims.get_or_create(&OfClass { job: name(), class }).set(n as i64);
+        }
+        epoch.get_or_create(&OfJob { job: name() }).set(status.epoch.map_or(0, |e| e.0 as i64));
+        let count = job.read(|results| results.line_count()).unwrap_or_default();
+        lines.get_or_create(&OfJob { job: name() }).set(count as i64);
+        for input in &status.inputs {
+            let labels = OfInput { job: name(), topic: input.topic.clone(), partition: input.partition.0 };
+            lag.get_or_create(&labels).set(input.lag as i64);
+        }
+        states.get_or_create(&OfState { job: name(), state: status.state.name() }).set(1);
+    }
+    registry.register("job_records", "Records read, by what became of them", records);
+    registry.register("job_claims", "Claims, by what they are now", claims);
+    registry.register("job_epoch", "The newest closed epoch", epoch);
+    registry.register("job_lines", "Lines of all subjects", lines);
+    registry.register("job_lag_records", "Records that are there and not yet read", lag);
+    registry.register("job_state", "1 for the state that the job is in", states);
+}
+
+fn log(topics: &[TopicState], registry: &mut Registry) {
+    let ends: Family<OfPartition, Gauge> = Family::default();
+    let bytes: Family<OfPartition, Gauge> = Family::default();
+    for topic in topics {
+        for (partition, p) in topic.partitions.iter().enumerate() {
+            let labels = OfPartition { topic: topic.name.clone(), partition: partition as u32 };
+            ends.get_or_create(&labels).set(p.end.0 as i64);
+            bytes.get_or_create(&labels).set(p.bytes as i64);
+        }
+    }
+    registry.register("log_end_offset", "One past the last offset", ends);
+    registry.register("log_held_bytes", "Bytes of keys and values held", bytes);
+}
+
+fn engine_and_streams(shared: &Shared, registry: &mut Registry) {
+    let cluster = shared.host.cluster();
+    let restarts: Counter = Counter::default();
+    restarts.inc_by(cluster.engine_restarts);
+    registry.register("engine_restarts", "How often the engine was started again", restarts);
+    let workers: Gauge = Gauge::default();
+    workers.set(cluster.workers as i64);
+    registry.register("engine_workers", "Worker threads of the engine", workers);
+    let counts = &shared.hub.counts;
+    let readers: Gauge = Gauge::default();
+    readers.set(counts.readers.load(Ordering::Relaxed));
+    registry.register("sse_readers", "Open event streams", readers);
+    let frames: Counter = Counter::default();
+    frames.inc_by(counts.frames.load(Ordering::Relaxed));
+    registry.register("sse_frames", "Frames handed to connections", frames);
+    let bytes: Counter = Counter::default();
+    bytes.inc_by(counts.bytes.load(Ordering::Relaxed));
+    registry.register("sse_sent_bytes", "Bytes of frames handed to connections", bytes);
+}

@@ -1,0 +1,174 @@
+//! The HTTP server: the API, event streams, metrics, and a small page.
+//!
+//! ```text
+//!   listener --accept--> connection (hyper) --> router (axum) --> handlers --> Host (the node)
+//!                                                    '--> EventStream --> Hub --> Job
+//! ```
+//!
+//! Every error is a problem document ([`problem`]), every parameter is checked ([`input`]), every body
+//! is bounded ([`body`]). What blocks runs on threads for that.
+
+mod accept;
+mod answer;
+mod body;
+pub mod events;
+pub mod host;
+mod input;
+mod jobs;
+mod looks;
+mod metrics;
+mod problem;
+mod records;
+mod service;
+mod tallies;
+mod topics;
+
+#[cfg(test)]
+mod tests;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use events::hub::Hub;
+use crate::config::Config;
+use crate::node::Node;
+use host::Host;
+use metrics::{Method, Metrics, RequestLabels};
+use problem::{PROBLEM_JSON, Problem};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+/// The server's bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// The largest body of records.
+    pub body_bytes_max: usize,
+    /// The longest record.
+    pub record_bytes_max: usize,
+    /// What all bodies that are being read or written may hold together.
+    pub inflight_bytes_max: usize,
+    /// Connections open at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// How long a client may take for the head of a request, and between two requests.
+    pub header_timeout: Duration,
+    /// How long open requests may take to end when the server stops.
+    pub stop_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            body_bytes_max: 16 << 20,
+            record_bytes_max: 1 << 20,
+            inflight_bytes_max: 64 << 20,
+            connections_max: 16_000,
+            header_timeout: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+impl From<&Config> for ServerConfig {
+    fn from(config: &Config) -> Self {
+        ServerConfig {
+            body_bytes_max: config.server.body_bytes_max,
+            record_bytes_max: config.log.record_bytes_max,
+            inflight_bytes_max: config.log.inflight_bytes_max,
+            connections_max: config.server.connections_max,
+            ..ServerConfig::default()
+        }
+    }
+}
+
+/// What handlers share.
+pub struct Shared {
+    host: Arc<dyn Host>,
+    config: ServerConfig,
+    hub: Hub,
+    inflight: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+impl Shared {
+    pub fn new(host: Arc<dyn Host>, config: ServerConfig) -> Arc<Self> {
+        // A body holds at most u32::MAX permits at once; the configuration stays far below.
+        let inflight = Arc::new(Semaphore::new(config.inflight_bytes_max.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Shared { hub: Hub::new(host.clone()), host, config, inflight, metrics: Metrics::default() })
+    }
+}
+
+/// Serves until `shutdown` is done, then ends every event stream with a `status` event and returns
+/// when the open requests have ended, at the latest after [`ServerConfig::stop_timeout`].
+pub async fn run(
+    listener: TcpListener,
+    node: Arc<Node>,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let shared = Shared::new(node, config);
+    accept::run(listener, router(shared.clone()), shared, shutdown).await;
+    Ok(())
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "tallyflow",
+        description = "Keeps tallies current and exact: records in, live counts out. Errors are RFC 9457 problem documents.",
+        license(name = "MIT OR Apache-2.0"),
+    ),
+    components(responses(Problem)),
+    tags(
+        (name = "jobs", description = "Submitting, looking after and ending jobs"),
+        (name = "results", description = "What jobs come to, and what became of records"),
+        (name = "events", description = "Live results as Server-Sent Events"),
+        (name = "topics", description = "The embedded log"),
+        (name = "server", description = "The server itself"),
+    ),
+)]
+struct Api;
+
+/// Every route.
+pub fn router(shared: Arc<Shared>) -> Router {
+    let routes = OpenApiRouter::with_openapi(Api::openapi())
+        .merge(jobs::routes())
+        .merge(tallies::routes())
+        .merge(looks::routes())
+        .merge(events::routes::routes())
+        .merge(topics::routes())
+        .merge(service::routes());
+    let (routes, api) = routes.split_for_parts();
+    routes
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
+        .layer(middleware::from_fn_with_state(shared.clone(), around))
+        .with_state(shared)
+}
+
+/// Counts every request, and sees to it that no error leaves in another form than a problem document:
+/// the router refuses unknown paths and methods on its own.
+async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let method = Method::of(request.method());
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let mut response = next.run(request).await;
+    let status = response.status();
+    if (status.is_client_error() || status.is_server_error()) && !is_problem(response.headers()) {
+        let allow = response.headers_mut().remove(header::ALLOW);
+        response = problem::of_router(status).into_response();
+        if let Some(allow) = allow {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+    }
+    shared.metrics.requests.get_or_create(&RequestLabels { method, route, status: status.as_u16() }).inc();
+    response
+}
+
+fn is_problem(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(PROBLEM_JSON.as_bytes()))
+}

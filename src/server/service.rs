@@ -1,0 +1,91 @@
+//! The routes that watch the server itself, and its page.
+
+use crate::node::ClusterStatus;
+use crate::server::answer::{blocking, typed};
+use crate::server::input::Query;
+use crate::server::problem::Problem;
+use crate::server::{Shared, metrics};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The page at `/`.
+const PAGE: &str = include_str!("page/index.html");
+
+/// The page may run and style itself and talk to this server, nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub fn routes() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::new()
+        .routes(routes!(cluster))
+        .routes(routes!(metrics_text))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .route("/", axum::routing::get(page))
+}
+
+async fn page() -> Response {
+    let mut response = typed("text/html; charset=utf-8", PAGE);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// The engine as it is now.
+#[utoipa::path(
+    get, path = "/api/cluster", tag = "server",
+    responses(
+        (status = 200, description = "Workers and restarts", body = ClusterStatus),
+        (status = 400, response = Problem),
+    ),
+)]
+async fn cluster(State(shared): State<Arc<Shared>>, query: Query) -> Result<Response, Problem> {
+    query.end()?;
+    Ok(Json(shared.host.cluster()).into_response())
+}
+
+/// Metrics for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "server",
+    responses(
+        (status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
+        (status = 500, response = Problem),
+    ),
+)]
+async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    let text = blocking(move || -> Result<String, Problem> {
+        let mut topics = shared.host.log().topics()?;
+        topics.retain(|topic| !shared.host.is_internal(&topic.name));
+        metrics::render(&shared, &topics).map_err(|error| Problem::internal(error.to_string()))
+    });
+    Ok(typed(metrics::OPENMETRICS, text.await?))
+}
+
+/// Whether the server lives.
+#[utoipa::path(
+    get, path = "/healthz", tag = "server",
+    responses((status = 200, description = "It lives", body = String, content_type = "text/plain")),
+)]
+async fn healthz() -> Response {
+    typed("text/plain; charset=utf-8", "ok\n")
+}
+
+/// Whether the engine runs, and every job that should.
+#[utoipa::path(
+    get, path = "/readyz", tag = "server",
+    responses(
+        (status = 200, description = "They run", body = String, content_type = "text/plain"),
+        (status = 503, description = "`detail` says what does not", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    shared.host.ready().map_err(Problem::not_yet)?;
+    Ok(typed("text/plain; charset=utf-8", "ready\n"))
+}
