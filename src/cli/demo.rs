@@ -103,15 +103,18 @@ fn explain(server: &Server, temporary: bool) {
     let url = format!("http://{}", server.addr());
     let option = if server.addr().port() == 8080 { String::new() } else { format!(" --server {url}") };
     let kept = if temporary { "Nothing is kept; --data-dir keeps it." } else { "Everything is kept." };
+    let next = [
+        (format!("{url}/"), "the page"),
+        (format!("curl -N {url}/api/jobs/votes/events"), "each change as it happens"),
+        (format!("tallyflow watch votes{option}"), "live bars in the terminal"),
+        (format!("tallyflow results revenue{option}"), "the tallies now"),
+        (format!("tallyflow submit FILE.toml{option}"), "a job of your own; jobs/ has examples"),
+    ];
+    let width = next.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
+    let next: String = next.iter().map(|(what, why)| format!("  {what:width$}  {why}\n")).collect();
     // Nobody has to listen.
     let _ = line(format_args!(
-        "\nThree simulated feeds, three jobs, a recount of each beside them. {kept} Try next:\n\
-         \x20 {url}/                                     the page\n\
-         \x20 curl -N {url}/api/jobs/votes/events        each change as it happens\n\
-         \x20 tallyflow watch votes{option}                  live bars in the terminal\n\
-         \x20 tallyflow results revenue{option}              the tallies now\n\
-         \x20 tallyflow submit FILE.toml{option}             a job of your own; jobs/ has examples\n\
-         Ctrl-C ends it.\n"
+        "\nThree simulated feeds, three jobs, a recount of each beside them. {kept} Try next:\n{next}Ctrl-C ends it.\n"
     ));
 }
 

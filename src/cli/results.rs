@@ -47,8 +47,13 @@ fn print(tallies: &Tallies) -> Result<(), OutputError> {
 
 /// One subject's lines, and the total below.
 fn table(subject: &SubjectTallies) -> Rows {
-    let names: BTreeSet<&String> =
-        subject.tallies.iter().flat_map(|t| t.aggregates.iter().flatten()).map(|(n, _)| n).collect();
+    // The first aggregate stands as the value already.
+    let names: BTreeSet<&String> = subject
+        .tallies
+        .iter()
+        .flat_map(|t| t.aggregates.iter().flatten().filter(|(_, aggregate)| **aggregate != t.value))
+        .map(|(name, _)| name)
+        .collect();
     let mut header = vec!["group", "value"];
     if subject.total.is_some() {
         header.push("share");
