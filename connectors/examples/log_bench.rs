@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions, TopicConfig};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, EmbeddedReader, LogOptions, TopicConfig};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::source::{Budget, NewRecord, Producer, Source};
 
@@ -73,7 +73,7 @@ fn appended(
 }
 
 fn read(dir: &Path, topic: &str, records: usize) -> Result<f64, Failure> {
-    let log = EmbeddedLog::open(dir, LogOptions::default())?;
+    let log = EmbeddedReader::open(dir)?;
     let mut reader = log.open(topic, PartitionId(0), Offset(0), Arc::new(|| ()))?;
     let start = Instant::now();
     let (mut count, mut bytes) = (0, 0);
