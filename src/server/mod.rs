@@ -24,6 +24,8 @@ mod tallies;
 mod topics;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use axum::Router;

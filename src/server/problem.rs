@@ -172,6 +172,7 @@ impl From<ProduceError> for Problem {
         match error {
             ProduceError::UnknownTopic { .. } => Problem::unknown(detail),
             ProduceError::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail),
+            ProduceError::KeyTooLong { .. } => Problem::bad(detail),
             ProduceError::KeyMissing { .. } | ProduceError::KeyReused { .. } => Problem::refused(detail),
             ProduceError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1),
             ProduceError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
