@@ -58,11 +58,9 @@ pub fn job(name: &str) -> Arc<Job> {
         ahead: Duration::ZERO,
     };
     let input = InputSpec { topic: "posts".into(), format: "json".into(), from: Bound::Beginning, until: None };
-    let spec =
-        JobSpec { name: name.into(), dataflow: Dataflow::Tally(tally), inputs: vec![input], sinks: Vec::new() };
+    let spec = JobSpec { name: name.into(), dataflow: Dataflow::Tally(tally), inputs: vec![input], sinks: Vec::new() };
     let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
-    let inputs =
-        vec![InstallInput { topic: "posts".into(), partitions: vec![start], from_ms: None, until_ms: None }];
+    let inputs = vec![InstallInput { topic: "posts".into(), partitions: vec![start], from_ms: None, until_ms: None }];
     Arc::new(Job::new(JobId(1), spec, inputs, 0, Graph::default(), 1))
 }
 
@@ -85,8 +83,7 @@ impl Feed {
     pub fn update(&mut self, changes: &[(u64, u64, Option<i64>)]) -> EpochUpdate {
         self.epoch += 1;
         self.read += 1;
-        let mut update =
-            EpochUpdate { epoch: Epoch(self.epoch), at_ms: self.epoch as i64, ..EpochUpdate::default() };
+        let mut update = EpochUpdate { epoch: Epoch(self.epoch), at_ms: self.epoch as i64, ..EpochUpdate::default() };
         update.offsets =
             vec![ReadTo { input: 0, partition: PartitionId(0), next: Offset(self.read), end: Offset(self.read) }];
         update.records = RecordChanges { read: 1, matched: 1, ..RecordChanges::default() };
