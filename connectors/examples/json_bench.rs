@@ -16,6 +16,7 @@ use std::fmt;
 use std::hint::black_box;
 use std::time::Instant;
 use tallyflow_connectors::decode::BuiltinFormats;
+use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation, Workload};
 use tallyflow_dataflows::decode::{Decoder, Event, Formats, Needs, Value};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::pointer::Pointer;
@@ -89,9 +90,15 @@ fn main() {
     }
 }
 
-/// What the hashtags cost on top: the format `post`, from records that have none of their own.
+/// What the hashtags cost on top: the format `post`, from simulated records with one to three of them
+/// in the text.
 fn hashtags() {
-    let records = posts();
+    let options = SimulateOptions { records: Some(50_000), ..SimulateOptions::default() };
+    let mut simulation = Simulation::new(Workload::Posts, options);
+    let mut records = Vec::new();
+    while let Some(record) = simulation.generate() {
+        records.push(record.value.to_vec());
+    }
     for needs in [&["id", "at"][..], &["id", "at", "hashtags"]] {
         let mut all = Needs::default();
         for name in needs {

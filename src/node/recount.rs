@@ -1,7 +1,7 @@
 //! The recount: reads the log again and compares.
 
 use crate::node::job::Job;
-use crate::node::{Difference, JobError, Node, RecountError, Recounted};
+use crate::node::{Difference, Node, RecountError, Recounted};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;

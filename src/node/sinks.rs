@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tallyflow_connectors::sinks::{SinkEpoch, SinkError, SinkLine, sqlite::SqliteSink};
 use tallyflow_dataflows::ids::Epoch;
+use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::JobResults;
 use tallyflow_dataflows::spec::SinkSpec;
 
@@ -95,7 +96,7 @@ impl Follower {
                 let SinkSpec::Sqlite { history_step, history_keep, .. } = &self.spec;
                 let aggregates = self.job.read(|r| r.shape().aggregates.clone()).unwrap_or_default();
                 let path = Path::new(&self.status.path);
-                self.sink.insert(SqliteSink::open(path, self.job.name(), &aggregates, *history_step, *history_keep)?)
+                self.sink.insert(SqliteSink::open(path, self.job.name(), aggregates, *history_step, *history_keep)?)
             }
         };
         sink.write(&epoch)?;
@@ -110,10 +111,10 @@ impl Follower {
 fn epoch_of(results: &JobResults, written: Option<Epoch>) -> SinkEpoch {
     let changed = written.and_then(|since| results.changed_since(since));
     let reset = changed.is_none();
-    let line = |subject: &str, group: String, values: Option<&[_]>| SinkLine {
+    let line = |subject: &str, group: String, values: Option<&[Decimal]>| SinkLine {
         subject: subject.to_owned(),
         group,
-        values: values.map(<[_]>::to_vec),
+        values: values.map(|values| values.iter().copied().map(Some).collect()),
     };
     let (lines, totals) = match changed {
         Some((lines, totals)) => (

@@ -55,7 +55,8 @@ pub struct EngineConfig {
 /// A running engine. Dropping it stops the workers.
 pub struct Engine {
     shared: Arc<Shared>,
-    guards: Option<timely::communication::WorkerGuards<()>>,
+    /// Behind a mutex only so that the engine can be shared: it is taken once, when it is dropped.
+    guards: Mutex<Option<timely::communication::WorkerGuards<()>>>,
 }
 
 /// What the workers of a process share.
@@ -95,7 +96,7 @@ impl Engine {
         );
         let theirs = shared.clone();
         let guards = timely::execute(timely, move |worker| worker::run(worker, &theirs))?;
-        Ok(Engine { shared, guards: Some(guards) })
+        Ok(Engine { shared, guards: Mutex::new(Some(guards)) })
     }
 
     /// Queues a command. All workers take commands in the order of these calls.
@@ -126,7 +127,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.wake();
-        drop(self.guards.take());
+        drop(lock(&self.guards).take());
     }
 }
 

@@ -172,3 +172,29 @@ fn the_formats_say_where_their_ids_stand() {
     assert_eq!(find("vote"), Some((None, Some("/id"))));
     assert_eq!(find("xml"), None);
 }
+
+#[test]
+fn every_byte_is_judged_alike_wherever_it_stands_in_a_string() {
+    for byte in 0..0x80u8 {
+        for at in 0..20 {
+            let mut text = [b'x'; 20];
+            text[at] = byte;
+            let record = [b"{\"a\":\"", &text[..], b"\"}"].concat();
+            let accepted = serde_json::from_slice::<serde_json::Value>(&record).is_ok();
+            assert_eq!(decode("json", &needs(&["/a"]), &record).is_ok(), accepted, "{byte:#x} at {at}");
+            assert_eq!(decode("json", &needs(&[]), &record).is_ok(), accepted, "{byte:#x} at {at}, passed over");
+        }
+    }
+}
+
+#[test]
+fn half_of_a_surrogate_pair_is_refused_on_either_side() {
+    for half in ["\\ud83d", "\\uDE00", "\\ud83d\\ud83d", "\\ud83dx", "\\ud83d\\n", "\\ude00\\ud83d"] {
+        let record = format!("{{\"a\":\"{half}\"}}");
+        assert_eq!(
+            reject("json", &[], record.as_bytes()),
+            "invalid JSON at byte 6: half of a surrogate pair",
+            "{half}"
+        );
+    }
+}

@@ -40,6 +40,7 @@ use append::Request;
 use error::open_error;
 use housekeeper::WalMeter;
 use reader::Reading;
+use schema::Access;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -107,7 +108,7 @@ impl EmbeddedLog {
         let checkpointing = schema::open_checkpointing(dir).map_err(sql)?;
         let topics = Arc::new(Topics::load(&conn).map_err(sql)?);
         let ends = Writer::load_ends(&conn).map_err(sql)?;
-        let reading = Arc::new(Reading::open(dir)?);
+        let reading = Arc::new(Reading::open(dir, Access::Read)?);
         let queue = Arc::new(Queue::new(options.queue_bytes_max));
         let subscribers = Arc::new(RwLock::new(Vec::new()));
         let meter = Arc::new(WalMeter::new());
@@ -290,7 +291,8 @@ impl Source for EmbeddedLog {
 /// The log as another process reads it, while an [`EmbeddedLog`] has it open.
 ///
 /// It sees what is committed, and is told when to look: [`EmbeddedReader::appended`] is to be called
-/// with what a subscriber of the writing side gets, in that order.
+/// with what a subscriber of the writing side gets, in that order. It maps the file into memory: a
+/// disk that fails under it ends the process.
 pub struct EmbeddedReader {
     reading: Arc<Reading>,
 }
@@ -298,7 +300,7 @@ pub struct EmbeddedReader {
 impl EmbeddedReader {
     /// Opens the log in `dir`, which must be there.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        Ok(EmbeddedReader { reading: Arc::new(Reading::open(dir)?) })
+        Ok(EmbeddedReader { reading: Arc::new(Reading::open(dir, Access::Mapped)?) })
     }
 
     /// The partition has records up to `end`, or, where `end` is 0, its topic was deleted. Wakes its

@@ -2,7 +2,7 @@
 
 use super::batch;
 use super::error::{OpenError, open_error, source_error};
-use super::schema::{self, RowId, Stream};
+use super::schema::{self, Access, RowId, Stream};
 use super::tail::{Registration, Tails, lock};
 use crate::log::OwnedRecord;
 use rusqlite::{Connection, OptionalExtension};
@@ -26,6 +26,7 @@ const RANGE_BYTES_MAX: usize = 4 << 20;
 /// [`EmbeddedReader`]: super::EmbeddedReader
 pub(super) struct Reading {
     path: PathBuf,
+    access: Access,
     idle: Mutex<Vec<Connection>>,
     pub tails: Tails,
 }
@@ -62,23 +63,23 @@ struct StreamState {
 
 impl Reading {
     /// `dir` holds a log.
-    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+    pub fn open(dir: &Path, access: Access) -> Result<Self, OpenError> {
         let path = schema::path(dir);
         if !path.exists() {
             return Err(OpenError::Missing { path });
         }
-        let conn = schema::open_reading(&path).map_err(|e| open_error(path.clone(), &e))?;
+        let conn = schema::open_reading(&path, access).map_err(|e| open_error(path.clone(), &e))?;
         if !schema::check(&conn, &path)? {
             return Err(OpenError::Missing { path });
         }
-        Ok(Reading { path, idle: Mutex::new(vec![conn]), tails: Tails::default() })
+        Ok(Reading { path, access, idle: Mutex::new(vec![conn]), tails: Tails::default() })
     }
 
     fn connection(&self) -> rusqlite::Result<Pooled<'_>> {
         let conn = lock(&self.idle).pop();
         let conn = match conn {
             Some(conn) => conn,
-            None => schema::open_reading(&self.path)?,
+            None => schema::open_reading(&self.path, self.access)?,
         };
         Ok(Pooled { conn: Some(conn), idle: &self.idle })
     }

@@ -177,21 +177,22 @@ impl Writer {
         while let Some(taken) = queue.take() {
             match taken {
                 Taken::Task(task) => task(&mut self),
-                Taken::Group(group, bytes) => {
-                    self.commit(group);
-                    queue.release(bytes);
-                }
+                Taken::Group(group, bytes) => self.commit(group, || queue.release(bytes)),
             }
         }
     }
 
-    fn commit(&mut self, group: Vec<(Request, SyncSender<Answer>)>) {
+    /// `release` gives back the group's place in the queue: before the answers, so that who has its
+    /// answer finds that place free.
+    fn commit(&mut self, group: Vec<(Request, SyncSender<Answer>)>, release: impl FnOnce()) {
         let (requests, senders): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         let touched: Vec<(Arc<Topic>, Vec<u32>)> = requests
             .iter()
             .map(|request| (request.topic.clone(), request.chunks.iter().map(|chunk| chunk.partition).collect()))
             .collect();
-        match self.write(requests) {
+        let written = self.write(requests);
+        release();
+        match written {
             Ok(answers) => {
                 self.tell(touched);
                 for (sender, answer) in senders.iter().zip(answers) {
