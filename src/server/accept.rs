@@ -69,7 +69,8 @@ async fn serve(socket: TcpStream, router: Router, shared: Arc<Shared>, mut stopp
     // Every event is one write, and nobody wants it later.
     let _ = socket.set_nodelay(true);
     shared.metrics.connections.inc();
-    let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(axum::body::Body::new)));
+    let service =
+        service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(axum::body::Body::new)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.header_timeout)

@@ -2,7 +2,9 @@
 //! against jobs whose results the test writes.
 
 use crate::node::job::Job;
-use crate::node::{CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, is_internal};
+use crate::node::{
+    CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, is_internal,
+};
 use std::sync::Arc;
 use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_connectors::log::embedded::EmbeddedLog;

@@ -50,8 +50,7 @@ async fn job_text(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Jo
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
     };
-    let bounds =
-        Bounds { bytes_max: JOB_FILE_BYTES_MAX, line_bytes_max: None, inflight: shared.inflight.clone() };
+    let bounds = Bounds { bytes_max: JOB_FILE_BYTES_MAX, line_bytes_max: None, inflight: shared.inflight.clone() };
     let held = body::read(headers, body, &bounds).await?;
     let text = String::from_utf8(held.bytes).map_err(|_| Problem::bad("the job file is no UTF-8"))?;
     let json = json.unwrap_or_else(|| text.trim_start().starts_with('{'));

@@ -24,16 +24,18 @@ mod tallies;
 mod topics;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
+use crate::config::Config;
+use crate::node::Node;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use events::hub::Hub;
-use crate::config::Config;
-use crate::node::Node;
 use host::Host;
 use metrics::{Method, Metrics, RequestLabels};
 use problem::{PROBLEM_JSON, Problem};

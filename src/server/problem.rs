@@ -17,7 +17,10 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// What went wrong and what to do about it.
 #[derive(Clone, Debug, Serialize, ToSchema, ToResponse)]
-#[response(description = "What went wrong and what to do about it (RFC 9457)", content_type = "application/problem+json")]
+#[response(
+    description = "What went wrong and what to do about it (RFC 9457)",
+    content_type = "application/problem+json"
+)]
 pub struct Problem {
     /// Always `about:blank`: the status says the kind.
     #[serde(rename = "type")]
@@ -44,14 +47,7 @@ fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Problem {
-            kind: "about:blank",
-            title,
-            status,
-            detail: detail.into(),
-            faults: Vec::new(),
-            retry_after_s: None,
-        }
+        Problem { kind: "about:blank", title, status, detail: detail.into(), faults: Vec::new(), retry_after_s: None }
     }
 
     /// 400: a parameter or the form of the request.

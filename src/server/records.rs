@@ -111,7 +111,8 @@ pub async fn append(
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut all = headers.get_all("idempotency-key").iter();
     let Some(value) = all.next() else { return Ok(None) };
-    let fault = || Problem::bad(format!("Idempotency-Key must stand once, with 1 to {KEY_BYTES_MAX} visible ASCII characters"));
+    let fault =
+        || Problem::bad(format!("Idempotency-Key must stand once, with 1 to {KEY_BYTES_MAX} visible ASCII characters"));
     match value.to_str() {
         Ok(text) if (1..=KEY_BYTES_MAX).contains(&text.len()) && all.next().is_none() => Ok(Some(text.to_owned())),
         _ => Err(fault()),

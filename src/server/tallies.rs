@@ -104,7 +104,10 @@ enum Format {
 
 /// Whether an If-None-Match holds the epoch's tag (RFC 9110, 13.1.2: compared weakly).
 fn names_epoch(known: &str, epoch: Epoch) -> bool {
-    known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == "*" || tag == format!("\"{epoch}\""))
+    known
+        .split(',')
+        .map(|tag| tag.trim().trim_start_matches("W/"))
+        .any(|tag| tag == "*" || tag == format!("\"{epoch}\""))
 }
 
 /// `subject,group,value,share` and each aggregate where there are several. A group of several parts is
@@ -151,7 +154,12 @@ async fn subjects(State(shared): State<Arc<Shared>>, Name(name): Name, mut query
     query.end()?;
     let found = shared.host.job(&name)?.read(|results| results.subjects(&q)).ok_or_else(|| nothing_yet(&name))?;
     let (found, next) = page.cut(found, |(subject, ..)| subject);
-    let item = |(subject, total, lines, c): (String, Option<Decimal>, usize, tallyflow_dataflows::accounting::ClaimAccounting)| SubjectItem {
+    let item = |(subject, total, lines, c): (
+        String,
+        Option<Decimal>,
+        usize,
+        tallyflow_dataflows::accounting::ClaimAccounting,
+    )| SubjectItem {
         subject,
         total,
         lines,

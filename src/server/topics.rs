@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tallyflow_connectors::log::OwnedRecord;
-use tallyflow_connectors::log::embedded::{TopicConfig};
+use tallyflow_connectors::log::embedded::TopicConfig;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::source::{PartitionState, Source as _, SourceError, TopicState};
 use utoipa::ToSchema;

@@ -130,6 +130,7 @@ impl JobResults {
                 *place = (next, end.max(next));
             }
         }
+        let known = self.subjects.len() as u32;
         for (id, name) in update.subjects {
             self.subject_index.insert(id, self.subjects.len() as u32);
             let ranking = Ranking::default();
@@ -150,6 +151,8 @@ impl JobResults {
                 recent.lines.push((index, was));
             }
         }
+        // A subject that is new is told even if nothing stands in it yet.
+        recent.totals.extend(known..self.subjects.len() as u32);
         for (subject, total) in update.totals {
             if let Some(index) = self.subject_index.get(&subject).copied() {
                 self.subjects[index as usize].total = Some(total);

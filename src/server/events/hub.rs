@@ -75,6 +75,8 @@ async fn pace(channel: Weak<Channel>, host: Arc<dyn Host>, every: Duration) {
         let changed = tokio::select! {
             changed = news.changed() => changed.is_ok(),
             () = tokio::time::sleep_until(told + COMMENT_AFTER) => false,
+            // The other job may be told a moment before it is there.
+            () = tokio::time::sleep(LOOK_EVERY), if job.is_replaced() => false,
         };
         if job.is_replaced()
             && let Ok(now) = host.job(&name)

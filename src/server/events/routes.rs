@@ -78,11 +78,7 @@ async fn of_job(
         (status = 503, description = "There is nothing to show yet", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn of_jobs(
-    State(shared): State<Arc<Shared>>,
-    mut query: Query,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+async fn of_jobs(State(shared): State<Arc<Shared>>, mut query: Query, headers: HeaderMap) -> Result<Response, Problem> {
     let mut names = query.all("job")?;
     names.sort_unstable();
     names.dedup();

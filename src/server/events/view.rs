@@ -22,7 +22,9 @@ pub struct View {
     filter: Filter,
     /// The newest epoch that was told; 0 before the first.
     tip: Epoch,
-    /// Epochs that were handed out and at which this view looks as it does at the tip.
+    /// Whether a reader may hold the tip as its epoch.
+    tip_told: bool,
+    /// Epochs that were told and at which this view looks as it does at the tip.
     same_as_tip: BTreeSet<Epoch>,
     /// Epochs of snapshots and resumptions served since the last tick, not on the chain.
     handed_out: BTreeSet<Epoch>,
@@ -83,6 +85,7 @@ impl View {
         View {
             filter,
             tip: Epoch(0),
+            tip_told: false,
             same_as_tip: BTreeSet::new(),
             handed_out: BTreeSet::new(),
             steps: BTreeMap::new(),
@@ -122,9 +125,12 @@ impl View {
         let quiet = self.is_quiet(&delta);
         let before = std::mem::replace(&mut self.tip, epoch);
         if quiet && !force && self.handed_out.is_empty() && self.same_as_tip.len() < Self::SAME_MAX {
-            self.same_as_tip.insert(before);
+            if std::mem::take(&mut self.tip_told) {
+                self.same_as_tip.insert(before);
+            }
             return Tick::Quiet;
         }
+        self.tip_told = true;
         self.accounting = Some(delta.accounting);
         let step = Step::new(delta);
         self.keep(before, step.clone());
@@ -210,6 +216,9 @@ impl View {
     pub fn hand_out(&mut self, epoch: Epoch) {
         if self.tip == Epoch(0) {
             self.tip = epoch;
+        }
+        if epoch == self.tip {
+            self.tip_told = true;
         } else if !self.at_tip(epoch) {
             self.handed_out.insert(epoch);
         }

@@ -1,0 +1,190 @@
+//! A node whose jobs' results a test writes, over a real log.
+
+use crate::node::job::{Job, JobState};
+use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError};
+use crate::server::host::Host;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
+use tallyflow_dataflows::claim::LineId;
+use tallyflow_dataflows::engine::facts::{ClaimChanges, RecordChanges};
+use tallyflow_dataflows::engine::job::{InstallInput, Start};
+use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
+use tallyflow_dataflows::number::Decimal;
+use tallyflow_dataflows::spec::{Aggregate, Bound, Dataflow, EntrySpec, Fault, InputSpec, JobSpec, Keep, TallySpec};
+use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId, ReadTo};
+use tempfile::TempDir;
+
+pub struct TestHost {
+    pub jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    pub letters: Mutex<Vec<DeadLetter>>,
+    log: Arc<EmbeddedLog>,
+    _dir: TempDir,
+}
+
+impl TestHost {
+    pub fn new() -> Arc<Self> {
+        let dir = TempDir::new().unwrap();
+        let options = LogOptions { record_bytes_max: 1_000, ..LogOptions::default() };
+        let log = Arc::new(EmbeddedLog::open(dir.path(), options).unwrap());
+        Arc::new(TestHost { jobs: Mutex::default(), letters: Mutex::default(), log, _dir: dir })
+    }
+
+    /// A running job, in place of any other of the name.
+    pub fn add(&self, name: &str) -> Arc<Job> {
+        let job = job(name);
+        job.set_state(JobState::Running, None);
+        let before = self.jobs.lock().unwrap().insert(name.to_owned(), job.clone());
+        if let Some(before) = before {
+            before.replace();
+        }
+        job
+    }
+}
+
+/// A job that counts by group.
+pub fn job(name: &str) -> Arc<Job> {
+    let tally = TallySpec {
+        subject: Vec::new(),
+        entries: vec![EntrySpec { group: Vec::new(), value: None }],
+        entity: Vec::new(),
+        keep: Keep::All,
+        order: None,
+        filter: None,
+        aggregates: vec![Aggregate::Count],
+        top: None,
+        ahead: Duration::ZERO,
+    };
+    let input = InputSpec { topic: "posts".into(), format: "json".into(), from: Bound::Beginning, until: None };
+    let spec = JobSpec { name: name.into(), dataflow: Dataflow::Tally(tally), inputs: vec![input], sinks: Vec::new() };
+    let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
+    let inputs = vec![InstallInput { topic: "posts".into(), partitions: vec![start], from_ms: None, until_ms: None }];
+    Arc::new(Job::new(JobId(1), spec, inputs, 0, Graph::default(), 1))
+}
+
+/// Writes the updates of a job of whole numbers.
+#[derive(Default)]
+pub struct Feed {
+    pub epoch: u64,
+    lines: BTreeMap<(u64, u64), i64>,
+    subjects: Vec<u64>,
+    met: Vec<(u64, u64)>,
+    read: u64,
+}
+
+impl Feed {
+    pub fn starting_at(epoch: u64) -> Self {
+        Feed { epoch, ..Feed::default() }
+    }
+
+    /// An epoch in which lines (subject, group) take values.
+    pub fn update(&mut self, changes: &[(u64, u64, Option<i64>)]) -> EpochUpdate {
+        self.epoch += 1;
+        self.read += 1;
+        let mut update = EpochUpdate { epoch: Epoch(self.epoch), at_ms: self.epoch as i64, ..EpochUpdate::default() };
+        update.offsets =
+            vec![ReadTo { input: 0, partition: PartitionId(0), next: Offset(self.read), end: Offset(self.read) }];
+        update.records = RecordChanges { read: 1, matched: 1, ..RecordChanges::default() };
+        let last: BTreeMap<(u64, u64), Option<i64>> = changes.iter().map(|(s, g, v)| ((*s, *g), *v)).collect();
+        for ((subject, group), value) in last {
+            let id = LineId { subject, group };
+            if !self.subjects.contains(&subject) {
+                self.subjects.push(subject);
+                update.subjects.push((subject, format!("s{subject}")));
+            }
+            if !self.met.contains(&(subject, group)) {
+                self.met.push((subject, group));
+                update.names.push((id, vec![format!("g{group}")]));
+            }
+            let before = self.lines.get(&(subject, group)).copied();
+            if before == value {
+                continue;
+            }
+            match value {
+                Some(value) => self.lines.insert((subject, group), value),
+                None => self.lines.remove(&(subject, group)),
+            };
+            update.lines.push((id, value.map(|v| vec![Decimal::from_int(v)])));
+            let total = self.lines.iter().filter(|((s, _), _)| *s == subject).map(|(_, v)| v).sum();
+            update.totals.retain(|(s, _)| *s != subject);
+            update.totals.push((subject, Decimal::from_int(total)));
+        }
+        let touched: std::collections::BTreeSet<u64> = changes.iter().map(|(s, ..)| *s).collect();
+        let one = ClaimChanges { claims: 1, counted: 1, ..ClaimChanges::default() };
+        update.claims = touched.into_iter().map(|subject| (subject, one)).collect();
+        update
+    }
+}
+
+impl Host for TestHost {
+    fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
+        match text {
+            JobText::Toml(text) if text == "taken" => Err(SubmitError::Taken("taken".into())),
+            JobText::Toml(text) if text == "good" => Ok(self.add("good")),
+            JobText::Toml(_) | JobText::Json(_) => {
+                let fault = |line, key: &str| Fault { line: Some(line), key: key.into(), message: "is wrong".into() };
+                Err(SubmitError::Faults(vec![fault(1, "name"), fault(2, "input[0].topic")]))
+            }
+        }
+    }
+    fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
+        self.submit(text).map(drop)
+    }
+    fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs.lock().unwrap().values().cloned().collect()
+    }
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.jobs.lock().unwrap().get(name).cloned().ok_or_else(|| JobError::Unknown(name.to_owned()))
+    }
+    fn pause(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        let job = self.job(name)?;
+        if job.state() == JobState::Cancelled {
+            return Err(JobError::State { name: name.into(), state: "cancelled", remedy: "submit it again" });
+        }
+        job.set_state(JobState::Paused, None);
+        Ok(job)
+    }
+    fn resume(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        let job = self.job(name)?;
+        job.set_state(JobState::Running, None);
+        Ok(job)
+    }
+    fn cancel(&self, name: &str, _: CancelMode) -> Result<Arc<Job>, JobError> {
+        let job = self.job(name)?;
+        job.set_state(JobState::Cancelled, None);
+        Ok(job)
+    }
+    fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
+        let job = self.job(name)?;
+        let epoch = job.read(|results| results.epoch()).flatten();
+        let epoch = epoch.ok_or_else(|| RecountError::Nothing { job: name.into() })?;
+        Ok(Recounted { job: name.into(), epoch, equal: true, records: 0, ms: 0, differences: Vec::new() })
+    }
+    fn dead_letters(
+        &self,
+        _: &str,
+        after: Option<(String, u32, u64)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, JobError> {
+        let letters = self.letters.lock().unwrap();
+        let is_new = |l: &&DeadLetter| after.as_ref().is_none_or(|(_, _, offset)| l.offset > *offset);
+        Ok(letters.iter().filter(is_new).take(limit).cloned().collect())
+    }
+    fn cluster(&self) -> ClusterStatus {
+        ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }
+    }
+    fn ready(&self) -> Result<(), String> {
+        match self.jobs().iter().find(|job| job.state() == JobState::Failed) {
+            Some(job) => Err(format!("job {:?} is failed", job.name())),
+            None => Ok(()),
+        }
+    }
+    fn log(&self) -> &Arc<EmbeddedLog> {
+        &self.log
+    }
+    fn is_internal(&self, topic: &str) -> bool {
+        topic.starts_with("__")
+    }
+}
