@@ -150,7 +150,8 @@ struct PlainDecoder {
 impl Decoder for PlainDecoder {
     fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
         let bytes = record.value.ok_or(Reject("the record has no value".into()))?;
-        let json: &RawValue = serde_json::from_slice(bytes).map_err(|e| Reject(format!("no valid JSON: {e}").into()))?;
+        let json: &RawValue =
+            serde_json::from_slice(bytes).map_err(|e| Reject(format!("no valid JSON: {e}").into()))?;
         let whole = value(json.get())?;
         if !matches!(whole, Value::Object(_)) {
             return Err(Reject("the record is no JSON object".into()));
