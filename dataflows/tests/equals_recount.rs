@@ -445,3 +445,19 @@ fn a_claim_without_an_id_is_no_duplicate_of_one_with_an_id() {
         &[r#"{"e":"e0","g":"g0","v":2,"id":"i0"}"#],
     );
 }
+
+/// `["a", "b"]` and `["b", "a"]` add the same: one place of two, not both.
+#[test]
+fn the_same_groups_in_another_order_are_a_duplicate() {
+    equals(
+        &["json"],
+        "entity = '/e'\nkeep = 'first-n'\nn = 2\ngroup = '/g'",
+        &[r#"{"e":"e0","g":["g0","g1","g2"]}"#, r#"{"e":"e0","g":["g2","g1","g0"]}"#, r#"{"e":"e0","g":["g2"]}"#],
+    );
+}
+
+/// An entry without a group and a group that is an empty text both name the line "".
+#[test]
+fn the_line_without_a_group_is_the_line_of_an_empty_one() {
+    equals(&["json"], "[[tally.entry]]\n[[tally.entry]]\ngroup = '/g'", &[r#"{"g":""}"#, r#"{"g":"g0"}"#]);
+}
