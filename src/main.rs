@@ -1,5 +1,6 @@
 //! `tallyflow`: one program that is the server, its engine and the client of both.
 
+mod bench;
 mod cli;
 mod config;
 mod node;

@@ -55,7 +55,8 @@ impl DeadLetters {
     pub fn add(&mut self, job: &str, letters: &[DeadLetter]) -> rusqlite::Result<()> {
         let tx = self.conn.transaction()?;
         {
-            let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+            let mut insert =
+                tx.prepare_cached("INSERT OR IGNORE INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
             for letter in letters {
                 insert.execute(params![
                     job,
@@ -78,7 +79,12 @@ impl DeadLetters {
     }
 
     /// Letters of a job by topic, partition and offset, from behind `after` on.
-    pub fn list(&self, job: &str, after: Option<&(String, u32, u64)>, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
+    pub fn list(
+        &self,
+        job: &str,
+        after: Option<&(String, u32, u64)>,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<DeadLetter>> {
         let (topic, partition, offset) = match after {
             Some((topic, partition, offset)) => (topic.as_str(), i64::from(*partition), *offset as i64),
             None => ("", -1, -1),
@@ -130,7 +136,8 @@ mod tests {
         letters.add("a", &[letter(0), letter(1)]).unwrap();
         letters.add("a", &[letter(1), letter(2), letter(3), letter(4)]).unwrap();
         letters.add("b", &[letter(0)]).unwrap();
-        let offsets = |l: &DeadLetters, job, after| l.list(job, after, 10).unwrap().iter().map(|l| l.offset).collect::<Vec<_>>();
+        let offsets =
+            |l: &DeadLetters, job, after| l.list(job, after, 10).unwrap().iter().map(|l| l.offset).collect::<Vec<_>>();
         assert_eq!(offsets(&letters, "a", None), [2, 3, 4]);
         assert_eq!(offsets(&letters, "a", Some(&("t".into(), 0, 3))), [4]);
         assert_eq!(letters.list("b", None, 1).unwrap(), [letter(0)]);

@@ -50,9 +50,51 @@ pub enum Command {
     /// Write records to a topic
     #[command(subcommand)]
     Feed(FeedCommand),
+    /// Measure a workload through the real path, beside a plain loop over the same bytes
+    Bench(BenchArgs),
+    /// The viewers' process of `bench --workload viewers`
+    #[command(hide = true)]
+    BenchViewers { addr: String, viewers: u32 },
     /// The engine's process; started by the server
     #[command(hide = true)]
     Engine,
+}
+
+/// What `bench` measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchWorkload {
+    /// Posts by hashtag, each in its newest version
+    Posts,
+    /// Votes by option, the last of each voter
+    Votes,
+    /// Many readers of one job's events
+    Viewers,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[arg(long, default_value = "votes")]
+    pub workload: BenchWorkload,
+    /// Records of posts or votes
+    #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub records: u64,
+    /// Worker threads of the engine
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub workers: u64,
+    /// Different voters of the votes
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=50_000_000))]
+    pub voters: u32,
+    /// How many viewers read
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=19_000))]
+    pub viewers: u32,
+    /// Deltas a second for the viewers
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub deltas: u32,
+    /// How long the viewers read
+    #[arg(long = "for", value_name = "TIME", default_value = "20s", value_parser = duration)]
+    pub for_: std::time::Duration,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,7 @@ mod client;
 mod demo;
 mod feed;
 mod jobs;
-mod output;
+pub mod output;
 mod results;
 mod serve;
 mod topics;
@@ -22,6 +22,7 @@ use output::OutputError;
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use tallyflow_connectors::feeds::simulate::Workload;
 
 /// How a command that could do its work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,10 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench(&args).map(|()| Outcome::Done),
+        Command::BenchViewers { addr, viewers } => {
+            serve::runtime()?.block_on(crate::bench::viewers::watch(&addr, viewers)).map(|()| Outcome::Done)
+        }
         Command::Engine => crate::node::run_engine().map(|()| Outcome::Done),
         Command::Submit(args) => ask(args.server.client()?, |c| async move { jobs::submit(&c, &args.file).await }),
         Command::Jobs(args) => ask(args.server.client()?, |c| async move { jobs::list(&c, args.format).await }),
@@ -95,6 +100,19 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
             ask(client, |c| async move { feed::simulate(c, &simulation).await })
         }
     }
+}
+
+fn bench(args: &args::BenchArgs) -> anyhow::Result<()> {
+    let json = args.format == args::Format::Json;
+    let workload = match args.workload {
+        args::BenchWorkload::Posts => Workload::Posts,
+        args::BenchWorkload::Votes => Workload::Votes,
+        args::BenchWorkload::Viewers => {
+            let runtime = serve::runtime()?;
+            return runtime.block_on(crate::bench::viewers::run(args.viewers, args.deltas, args.for_, json));
+        }
+    };
+    crate::bench::run(workload, args.records, args.workers as usize, args.voters, json)
 }
 
 /// Runs a client command. One thread is plenty: it waits for a server.

@@ -94,7 +94,8 @@ impl Control {
                 jobs.insert(name.to_owned(), record);
             }
         }
-        let mut control = Control { log, reserved: Mutex::new(reserved), hash_key: known_key.unwrap_or(HashKey([0, 0])) };
+        let mut control =
+            Control { log, reserved: Mutex::new(reserved), hash_key: known_key.unwrap_or(HashKey([0, 0])) };
         if known_key.is_none() {
             let mut bytes = [0u8; 16];
             getrandom::fill(&mut bytes).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;

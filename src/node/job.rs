@@ -118,7 +118,14 @@ pub struct SinkStatus {
 
 impl Job {
     /// A job that is starting.
-    pub fn new(id: JobId, spec: JobSpec, inputs: Vec<InstallInput>, submitted_ms: i64, graph: Graph, workers: usize) -> Self {
+    pub fn new(
+        id: JobId,
+        spec: JobSpec,
+        inputs: Vec<InstallInput>,
+        submitted_ms: i64,
+        graph: Graph,
+        workers: usize,
+    ) -> Self {
         let results = JobResults::new(Shape::of(&spec, &inputs));
         let inner = Inner {
             state: JobState::Starting,
@@ -203,7 +210,8 @@ impl Job {
             let mut inner = self.lock();
             let shown: Vec<Vec<Offset>> =
                 inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
-            let target = shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
+            let target =
+                shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
             let target: Vec<Vec<Offset>> = target.collect();
             if let Some(halt) = inner.halt.as_mut().filter(|halt| halt.until.is_none()) {
                 // "Where you are" means where it was.

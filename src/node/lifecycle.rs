@@ -23,8 +23,7 @@ impl Node {
     pub fn validate(&self, text: &JobText) -> Result<JobSpec, SubmitError> {
         let topics = self.log.topics().map_err(|e| SubmitError::Failed(e.to_string()))?;
         let topics = topics.into_iter().filter(|t| !is_internal(&t.name)).collect::<Vec<_>>();
-        let partitions =
-            |name: &str| topics.iter().find(|t| t.name == name).map(|t| t.partitions.len() as u32);
+        let partitions = |name: &str| topics.iter().find(|t| t.name == name).map(|t| t.partitions.len() as u32);
         let around = Surroundings {
             formats: &BuiltinFormats,
             partitions: &partitions,
@@ -202,7 +201,12 @@ impl Node {
 
     fn start_sinks(&self, job: &Arc<Job>) -> std::io::Result<()> {
         let start = |(index, sink): (usize, &_)| {
-            SinkHandle::start(job.clone(), index, tallyflow_dataflows::spec::SinkSpec::clone(sink), &self.config.data_dir)
+            SinkHandle::start(
+                job.clone(),
+                index,
+                tallyflow_dataflows::spec::SinkSpec::clone(sink),
+                &self.config.data_dir,
+            )
         };
         let sinks = job.spec.sinks.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
         lock(&self.sinks).insert(job.id, sinks);

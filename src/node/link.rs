@@ -3,6 +3,7 @@
 use crate::node::wire::{FromEngine, ToEngine, read_frame, write_frame};
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufReader, BufWriter, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command as Process, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tallyflow_dataflows::engine::Command;
@@ -33,6 +34,8 @@ impl Link {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
+            // Ctrl-C is for the node, which ends the engine in its own time.
+            .process_group(0)
             .spawn()?;
         let missing = || std::io::Error::other("the engine has no pipe");
         let stdin = child.stdin.take().ok_or_else(missing)?;

@@ -116,7 +116,9 @@ pub enum RecountError {
     Job(#[from] JobError),
     #[error("job {job:?} has shown nothing yet; try again when it has an epoch")]
     Nothing { job: String },
-    #[error("that are {records} records, more than the {max} that a recount holds in memory (see `recount_records_max`)")]
+    #[error(
+        "that are {records} records, more than the {max} that a recount holds in memory (see `recount_records_max`)"
+    )]
     TooLarge { records: u64, max: u64 },
     #[error("{0}")]
     Failed(String),
@@ -317,7 +319,10 @@ fn lock_dir(dir: &Path) -> anyhow::Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            bail!("the data directory {} is in use by another tallyflow; stop it or name another with --data-dir", dir.display())
+            bail!(
+                "the data directory {} is in use by another tallyflow; stop it or name another with --data-dir",
+                dir.display()
+            )
         }
         Err(TryLockError::Error(error)) => bail!("the data directory {} can't be locked: {error}", dir.display()),
     }

@@ -35,9 +35,12 @@ impl Node {
         let started = Instant::now();
         let shown = self.shown(&job).ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
         let max = self.config.recount_records_max;
-        let records: u64 = job.inputs.iter().zip(&shown.next).flat_map(|(input, next)| {
-            input.partitions.iter().zip(next).map(|(start, next)| next.0 - start.from.0)
-        }).sum();
+        let records: u64 = job
+            .inputs
+            .iter()
+            .zip(&shown.next)
+            .flat_map(|(input, next)| input.partitions.iter().zip(next).map(|(start, next)| next.0 - start.from.0))
+            .sum();
         if records > max {
             return Err(RecountError::TooLarge { records, max });
         }
@@ -121,4 +124,3 @@ impl Node {
         })
     }
 }
-

@@ -3,8 +3,8 @@
 
 use crate::node::job::{Job, SinkStatus};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tallyflow_connectors::sinks::{SinkEpoch, SinkError, SinkLine, sqlite::SqliteSink};
@@ -27,7 +27,8 @@ impl SinkHandle {
         let (stop, stopped) = channel();
         let name = format!("sink-{}-{index}", job.name());
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let status = SinkStatus { kind: "sqlite".to_owned(), path: path.display().to_string(), epoch: None, error: None };
+            let status =
+                SinkStatus { kind: "sqlite".to_owned(), path: path.display().to_string(), epoch: None, error: None };
             job.set_sink(index, status.clone());
             Follower { job, index, spec, written: None, status, sink: None }.run(&stopped);
         })?;

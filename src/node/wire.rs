@@ -14,10 +14,18 @@ use tallyflow_dataflows::update::EngineEvent;
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToEngine {
     /// The first frame.
-    Start { workers: usize, hash_key: HashKey, log_dir: PathBuf },
+    Start {
+        workers: usize,
+        hash_key: HashKey,
+        log_dir: PathBuf,
+    },
     Command(Command),
     /// A partition has a new end.
-    Appended { topic: String, partition: PartitionId, end: Offset },
+    Appended {
+        topic: String,
+        partition: PartitionId,
+        end: Offset,
+    },
     /// To be answered with a `Pong` of the same number.
     Ping(u64),
 }
@@ -29,7 +37,10 @@ pub enum FromEngine {
     Ready,
     Event(EngineEvent),
     /// The answer to a ping: for how long the slowest worker has not come round.
-    Pong { ping: u64, silence_ms: u64 },
+    Pong {
+        ping: u64,
+        silence_ms: u64,
+    },
     /// The engine could not start.
     Refused(String),
 }

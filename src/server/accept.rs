@@ -89,7 +89,7 @@ async fn serve(socket: TcpStream, router: Router, shared: Arc<Shared>, mut stopp
 }
 
 /// Each connection is an open file; the soft limit is often far below the hard one.
-fn raise_open_files() {
+pub fn raise_open_files() {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit on open files could not be raised"),

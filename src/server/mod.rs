@@ -28,6 +28,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use accept::raise_open_files;
+
 use crate::config::Config;
 use crate::node::Node;
 use axum::Router;

@@ -1,0 +1,213 @@
+//! `tallyflow bench`: named workloads through the real path, beside a plain loop over the same bytes.
+
+mod arena;
+mod plain;
+pub mod viewers;
+
+use crate::cli::output::{self, OutputError};
+use anyhow::{anyhow, bail};
+use arena::{Arena, ArenaSource, Partition};
+use cpu_time::ProcessTime;
+use indicatif::{ProgressBar, ProgressStyle};
+use plain::Tallies;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tallyflow_connectors::decode::BuiltinFormats;
+use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation, Workload};
+use tallyflow_connectors::log::partition_of;
+use tallyflow_dataflows::results::JobResults;
+use tallyflow_dataflows::spec::{JobFile, Surroundings};
+use tallyflow_dataflows::testing::Bench;
+
+/// How many partitions the records lie in.
+const PARTITIONS: u32 = 4;
+/// Far beyond what any run takes; a run that stands still ends with an error.
+const DEADLINE: Duration = Duration::from_secs(3_600);
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub workload: &'static str,
+    pub records: u64,
+    pub workers: usize,
+    pub records_per_s: f64,
+    pub loop_records_per_s: f64,
+    /// `records_per_s` by `loop_records_per_s`.
+    pub ratio: f64,
+    /// CPU time of the engine's run, all threads.
+    pub cpu_s: f64,
+    /// Memory of the process after the engine's run, records included.
+    pub rss_bytes: u64,
+    /// What the engine's run added to the process's memory, by entity that it holds.
+    pub bytes_per_entity: f64,
+    pub entities: u64,
+    /// Both sides came to the same tallies.
+    pub equal: bool,
+}
+
+/// What a workload is made of.
+struct Spec {
+    workload: Workload,
+    job: &'static str,
+    plain: fn(&Arena) -> Tallies,
+    entity: &'static str,
+    engine_adds: &'static str,
+    loop_leaves: &'static str,
+}
+
+const POSTS: Spec = Spec {
+    workload: Workload::Posts,
+    job: r#"
+        name = "hashtags"
+        dataflow = "tally"
+        [[input]]
+        topic = "records"
+        format = "post"
+        [tally]
+        group = "/hashtags"
+        keep = "last"
+        order = "/at"
+    "#,
+    plain: plain::posts,
+    entity: "post",
+    engine_adds: "the engine keeps accounting, epochs and a digest; it leaves out the log and HTTP",
+    loop_leaves: "the loop keeps the newest version of each post and its hashtags' counts, nothing else",
+};
+
+const VOTES: Spec = Spec {
+    workload: Workload::Votes,
+    job: r#"
+        name = "votes"
+        dataflow = "tally"
+        [[input]]
+        topic = "records"
+        format = "vote"
+        [tally]
+        subject = "/poll"
+        group = "/option"
+        entity = "/voter"
+        keep = "last"
+        order = "/at"
+    "#,
+    plain: plain::votes,
+    entity: "voter",
+    engine_adds: "the engine keeps accounting, epochs and a digest; it leaves out the log and HTTP",
+    loop_leaves: "the loop keeps the last vote of each voter and the options' counts, nothing else",
+};
+
+/// Runs a workload of posts or votes and prints what it came to.
+pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: bool) -> anyhow::Result<()> {
+    let spec = match workload {
+        Workload::Posts => POSTS,
+        Workload::Votes => VOTES,
+        Workload::Orders => bail!("there is no such workload"),
+    };
+    let progress = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
+    progress.enable_steady_tick(Duration::from_millis(200));
+    progress.set_message(format!("making {records} {}", spec.workload.name()));
+    let arena = Arc::new(make(workload, records, voters));
+
+    progress.set_message("the plain loop");
+    let started = Instant::now();
+    let expected = (spec.plain)(&arena);
+    let loop_s = started.elapsed().as_secs_f64();
+
+    progress.set_message(format!("the engine with {workers} workers"));
+    let around = Surroundings {
+        formats: &BuiltinFormats,
+        partitions: &|_| Some(PARTITIONS),
+        topics: vec!["records".to_owned()],
+    };
+    let job = JobFile::parse_toml(spec.job, &around).map_err(|faults| {
+        anyhow!("the built-in job has faults: {}", faults.iter().map(|f| f.to_string()).collect::<String>())
+    })?;
+    let before = rss_bytes();
+    let source = Arc::new(ArenaSource(arena.clone()));
+    let (started, cpu) = (Instant::now(), ProcessTime::now());
+    let mut bench = Bench::start(&job, source, Arc::new(BuiltinFormats), workers);
+    bench.run_to(arena.len() as u64, DEADLINE);
+    let (engine_s, cpu_s) = (started.elapsed().as_secs_f64(), cpu.elapsed().as_secs_f64());
+    let rss = rss_bytes();
+    progress.finish_and_clear();
+    if let Some(error) = &bench.failed {
+        bail!("the job failed: {error}");
+    }
+    let entities = bench.results.accounting().counted;
+    let report = Report {
+        workload: spec.workload.name(),
+        records: arena.len() as u64,
+        workers,
+        records_per_s: arena.len() as f64 / engine_s,
+        loop_records_per_s: arena.len() as f64 / loop_s,
+        ratio: loop_s / engine_s,
+        cpu_s,
+        rss_bytes: rss,
+        bytes_per_entity: rss.saturating_sub(before) as f64 / entities.max(1) as f64,
+        entities,
+        equal: tallies(&bench.results, workload) == expected,
+    };
+    print(&report, &spec, json)?;
+    if !report.equal {
+        bail!("the engine and the plain loop came to different tallies; this is a defect");
+    }
+    Ok(())
+}
+
+fn make(workload: Workload, records: u64, voters: u32) -> Arena {
+    let options = SimulateOptions { records: Some(records), voters, ..SimulateOptions::default() };
+    let mut simulation = Simulation::new(workload, options);
+    let mut arena = Arena { topic: "records".to_owned(), partitions: Vec::new() };
+    arena.partitions.resize_with(PARTITIONS as usize, Partition::default);
+    while let Some(record) = simulation.generate() {
+        let partition = &mut arena.partitions[partition_of(record.key, PARTITIONS).0 as usize];
+        partition.bytes.extend_from_slice(record.value);
+        partition.ends.push(partition.bytes.len());
+    }
+    arena
+}
+
+fn tallies(results: &JobResults, workload: Workload) -> Tallies {
+    let line = |(subject, group, values): (&str, &tallyflow_dataflows::results::Group, &[_])| {
+        let name = match workload {
+            Workload::Votes => format!("{subject}/{}", group.text()),
+            _ => group.text(),
+        };
+        let count = values.first().and_then(|v: &tallyflow_dataflows::number::Decimal| v.to_i64());
+        (name, count.unwrap_or_default())
+    };
+    results.lines().map(line).collect()
+}
+
+/// The memory of this process that is in RAM; 0 where the system does not say.
+fn rss_bytes() -> u64 {
+    memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64)
+}
+
+fn print(report: &Report, spec: &Spec, json: bool) -> Result<(), OutputError> {
+    if json {
+        return output::line(serde_json::to_string(report).unwrap_or_default());
+    }
+    let mut table = output::Rows::new(&["", "records/s", "ratio"], &["records/s", "ratio"]);
+    let millions = |per_s: f64| format!("{:.2} M", per_s / 1e6);
+    table.add(["plain loop, 1 thread".to_owned(), millions(report.loop_records_per_s), "1.00".to_owned()]);
+    table.add([
+        format!("engine, {} workers", report.workers),
+        millions(report.records_per_s),
+        format!("{:.2}", report.ratio),
+    ]);
+    output::line(format_args!("{} {}, from memory, decoded and tallied", report.records, report.workload))?;
+    table.print()?;
+    let per_million = report.cpu_s * 1e6 / report.records as f64;
+    output::line(format_args!(
+        "engine: {:.2} CPU s ({per_million:.2} per million records), {:.0} bytes per {} ({} of them), {:.2} GB in all",
+        report.cpu_s,
+        report.bytes_per_entity,
+        spec.entity,
+        report.entities,
+        report.rss_bytes as f64 / 1e9
+    ))?;
+    output::line(format_args!("the tallies of both are {}", if report.equal { "equal" } else { "DIFFERENT" }))?;
+    output::line(format_args!("{};", spec.loop_leaves))?;
+    output::line(format_args!("{}", spec.engine_adds))
+}
