@@ -67,7 +67,7 @@ fn run(keep: &str, redelivered: Option<u64>, workers: usize) {
         let value = format!(r#"{{"id":{id},"from_account":"{from}","to_account":"{to}","amount":1,"at":{at}}}"#);
         MemoryRecord { timestamp_ms: 60_000, value: value.into_bytes() }
     };
-    let again = |id: u64| redelivered.is_some_and(|every| id % every == 0);
+    let again = |id: u64| redelivered.is_some_and(|every| id.is_multiple_of(every));
     let mut records = 0;
     for batch in 0..TRANSFERS / BATCH {
         let ids = || batch * BATCH..(batch + 1) * BATCH;

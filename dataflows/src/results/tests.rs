@@ -35,7 +35,7 @@ fn subject(s: u8) -> String {
 
 fn group(g: u8) -> Group {
     // One part and several, to see their order.
-    if g % 3 == 0 { Group(vec![format!("g{g}"), "x".into()]) } else { Group(vec![format!("g{g}")]) }
+    if g.is_multiple_of(3) { Group(vec![format!("g{g}"), "x".into()]) } else { Group(vec![format!("g{g}")]) }
 }
 
 impl World {
