@@ -21,6 +21,7 @@ use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::recount::{Recount, RecountResult};
 use tallyflow_dataflows::results::{Filter, JobResults};
+use tallyflow_dataflows::source::{Budget, PartitionSource, Polled, Source, SourceError, TopicState, Waker};
 use tallyflow_dataflows::spec::{Dataflow, JobFile, JobSpec, Surroundings};
 use tallyflow_dataflows::testing::{Bench, MemoryLog, MemoryRecord, PlainFormats};
 
@@ -179,7 +180,7 @@ fn inputs_and_keep() -> impl Strategy<Value = (String, String)> {
     (topics, formats, entity, keep).prop_map(|(topics, formats, entity, keep)| {
         let inputs = topics.iter().zip(formats).map(|(t, f)| format!("[[input]]\ntopic = '{t}'\nformat = '{f}'\n"));
         let keep = match (keep, formats[0]) {
-            ("", _) => String::new(),
+            ("", _) | ("keep = 'first'" | "keep = 'first-n'\nn = 2", "post") => String::new(),
             // Of messages only the last can be kept.
             (_, "post") => format!("entity = {entity}\nkeep = 'last'\n"),
             (keep, _) => format!("entity = {entity}\n{keep}\n"),
@@ -460,4 +461,76 @@ fn the_same_groups_in_another_order_are_a_duplicate() {
 #[test]
 fn the_line_without_a_group_is_the_line_of_an_empty_one() {
     equals(&["json"], "[[tally.entry]]\n[[tally.entry]]\ngroup = '/g'", &[r#"{"g":""}"#, r#"{"g":"g0"}"#]);
+}
+
+/// A log of which one partition is slow to read: its worker holds an epoch open while the others go on
+/// to later ones.
+struct Slow(MemoryLog);
+
+struct SlowReader(Box<dyn PartitionSource>);
+
+impl Source for Slow {
+    fn topic(&self, topic: &str) -> Result<Option<TopicState>, SourceError> {
+        self.0.topic(topic)
+    }
+
+    fn offset_at(&self, topic: &str, partition: PartitionId, timestamp_ms: i64) -> Result<Offset, SourceError> {
+        self.0.offset_at(topic, partition, timestamp_ms)
+    }
+
+    fn open(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        from: Offset,
+        waker: Waker,
+    ) -> Result<Box<dyn PartitionSource>, SourceError> {
+        let reader = self.0.open(topic, partition, from, waker)?;
+        Ok(if partition == PartitionId(0) { Box::new(SlowReader(reader)) } else { reader })
+    }
+}
+
+impl PartitionSource for SlowReader {
+    fn poll(&mut self, budget: Budget, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<Polled, SourceError> {
+        let polled = self.0.poll(budget, each);
+        std::thread::sleep(Duration::from_millis(4));
+        polled
+    }
+
+    fn end(&self) -> Offset {
+        self.0.end()
+    }
+}
+
+/// Claims of a later epoch reach the entity's worker before those of an earlier one, and counts of
+/// several epochs are told at once: neither may show before its time.
+#[test]
+fn no_update_holds_what_a_faster_worker_has_read_since() {
+    for (workers, keep) in [(2, "last"), (4, "last"), (4, "first")] {
+        let text = format!(
+            "name = 'job'\ndataflow = 'tally'\n[[input]]\ntopic = 'a'\nformat = 'json'\n[tally]\nentity = '/e'\nkeep = \
+             '{keep}'\ngroup = '/g'\naggregates = ['count', 'max']\n"
+        );
+        let spec = job_spec(&text, [4, 1]);
+        let log = MemoryLog::default();
+        log.create("a", 4);
+        let mut bench = Bench::start(&spec, Arc::new(Slow(log.clone())), Arc::new(PlainFormats), workers);
+        bench.check = {
+            let (spec, log) = (spec.clone(), log.clone());
+            Box::new(move |results| check(&spec, &log, results))
+        };
+        let mut records = 0u64;
+        for _ in 0..150 {
+            for partition in 0..4 {
+                // Each supersedes those before it.
+                let at = if keep == "first" { 10_000 - records } else { records };
+                let value = format!(r#"{{"e":{},"g":{}}}"#, records * 7 % 5, records * 5 % 11).into_bytes();
+                log.append("a", partition, [MemoryRecord { timestamp_ms: at as i64, value }]);
+                records += 1;
+            }
+            bench.run_to(records.saturating_sub(12), DEADLINE);
+        }
+        bench.run_to(records, DEADLINE);
+        assert_eq!(bench.failed, None);
+    }
 }

@@ -58,7 +58,7 @@ impl Control {
 pub fn build<'scope>(scope: Scope<'scope, u64>, job: &Arc<Job>, install: &Install, source: &dyn Source) -> Control {
     let spec = install.tally();
     let keep = install.spec.keeping(job.formats.as_ref()).keep;
-    let mut probe = ProbeHandle::new();
+    let probe = ProbeHandle::new();
 
     let (control, ingested) = ingest(scope, job, install, source, probe.clone());
     let Streams { mut sums, mut details, mut facts, claims } = ingested;
@@ -82,7 +82,7 @@ pub fn build<'scope>(scope: Scope<'scope, u64>, job: &Arc<Job>, install: &Instal
         told.push(extreme(details, extremes));
     }
     let collector = Collector::new(job.clone(), spec, scope.peers());
-    collect(scope.concatenate(told), collector, install.job.0).probe_with(&mut probe);
+    collect(scope.concatenate(told), collector, install.job.0).probe_with(&probe);
     control
 }
 

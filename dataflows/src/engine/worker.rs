@@ -38,7 +38,7 @@ pub fn run(worker: &mut Worker, shared: &Shared) {
             let commands = std::mem::take(&mut *lock(&shared.commands));
             commands.into_iter().for_each(|command| sequencer.push(command));
         }
-        while let Some(command) = sequencer.next() {
+        for command in sequencer.by_ref() {
             obey(worker, shared, &mut installed, command);
         }
         worker.step_or_park(Some(PARK));
@@ -147,7 +147,6 @@ pub fn graph(install: &Install, formats: Arc<dyn crate::decode::Formats>) -> Gra
         if let Some(mut register) = worker.log_register() {
             register.remove("timely");
         }
-        let graph = std::mem::take(&mut *graph.borrow_mut());
-        graph
+        graph.take()
     })
 }

@@ -16,6 +16,9 @@ use crate::spec::Keep;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+#[cfg(test)]
+mod tests;
+
 /// The entities of one worker and what they hold.
 pub struct Standing {
     keep: Keep,

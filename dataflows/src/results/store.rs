@@ -460,9 +460,10 @@ impl JobResults {
         for (line, value) in was {
             by_subject.entry(self.lines[line as usize].subject).or_default().push((line, value));
         }
-        let selected: Option<HashSet<u32>> =
-            (!filter.subjects.is_empty()).then(|| self.selected(filter).into_iter().collect());
-        let is_selected = |subject: &u32| selected.as_ref().is_none_or(|s| s.contains(subject));
+        // Also one that has no claims any more since the results were taken over: its lines are gone.
+        let wanted: HashSet<&str> = filter.subjects.iter().map(String::as_str).collect();
+        let is_selected =
+            |subject: &u32| wanted.is_empty() || wanted.contains(self.subjects[*subject as usize].name.as_str());
         let mut changes = Vec::new();
         for (subject, lines) in by_subject.into_iter().filter(|(subject, _)| is_selected(subject)) {
             if limit == usize::MAX {
