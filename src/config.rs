@@ -196,10 +196,7 @@ impl Layers {
         Ok(())
     }
 
-    fn add_environment(
-        &mut self,
-        env: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<(), ConfigError> {
+    fn add_environment(&mut self, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(), ConfigError> {
         // Names that are no option are left alone: orchestrators put TALLYFLOW_PORT and the like there.
         let keys = keys();
         for (name, text) in env {
@@ -289,9 +286,10 @@ impl Layers {
     fn check(self) -> Result<Config, ConfigError> {
         // The layers hold known keys of the right kinds; what is left to go wrong is a number below 0.
         let raw: RawConfig = Value::Table(self.table.clone()).try_into().map_err(|e: toml::de::Error| {
-            let negative = self.places.iter().find(|(path, _)| {
-                lookup(&self.table, path).and_then(Value::as_integer).is_some_and(i64::is_negative)
-            });
+            let negative = self
+                .places
+                .iter()
+                .find(|(path, _)| lookup(&self.table, path).and_then(Value::as_integer).is_some_and(i64::is_negative));
             match negative {
                 Some((_, place)) => {
                     ConfigError::Value { place: place.clone(), what: "is below 0; choose a whole number from 0".into() }
@@ -321,9 +319,7 @@ impl Layers {
         let body_bytes_max = self.bounded("server.body_bytes_max", raw.server.body_bytes_max, 1 << 10, 1 << 30)?;
         let log = LogConfig {
             record_bytes_max: self.bounded("log.record_bytes_max", raw.log.record_bytes_max, 1, 64 << 20)? as usize,
-            retention_age: self
-                .optional("log.retention_age_s", raw.log.retention_age_s, 60)?
-                .map(Duration::from_secs),
+            retention_age: self.optional("log.retention_age_s", raw.log.retention_age_s, 60)?.map(Duration::from_secs),
             retention_bytes: self.optional("log.retention_bytes", raw.log.retention_bytes, 1 << 20)?,
             inflight_bytes_max: self.bounded(
                 "log.inflight_bytes_max",
@@ -335,12 +331,7 @@ impl Layers {
         Ok(Config {
             listen,
             workers,
-            recount_records_max: self.bounded(
-                "recount_records_max",
-                raw.recount_records_max,
-                1,
-                1_000_000_000,
-            )?,
+            recount_records_max: self.bounded("recount_records_max", raw.recount_records_max, 1, 1_000_000_000)?,
             dead_letters_max: self.bounded("dead_letters_max", raw.dead_letters_max, 1, 1_000_000)? as usize,
             log,
             server: ServerConfig {

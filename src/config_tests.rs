@@ -59,7 +59,8 @@ fn every_option_of_default_toml_has_a_comment_above_it() {
 #[test]
 fn the_environment_wins_over_the_file_and_a_flag_over_both() {
     let file = "workers = 2\nlisten = \"127.0.0.1:1\"\ndata_dir = \"a\"\n[log]\nrecord_bytes_max = 10\n";
-    let env = [("TALLYFLOW_WORKERS", "3"), ("TALLYFLOW_LISTEN", "127.0.0.1:2"), ("TALLYFLOW_LOG_RECORD_BYTES_MAX", "1_000")];
+    let env =
+        [("TALLYFLOW_WORKERS", "3"), ("TALLYFLOW_LISTEN", "127.0.0.1:2"), ("TALLYFLOW_LOG_RECORD_BYTES_MAX", "1_000")];
     let flags = Flags { workers: Some(4), ..Flags::default() };
     let config = load(Some(file), &env, flags).unwrap();
     assert_eq!(config.workers, 4);
@@ -71,7 +72,10 @@ fn the_environment_wins_over_the_file_and_a_flag_over_both() {
 #[test]
 fn an_environment_name_that_is_no_option_is_left_alone() {
     // Orchestrators put such names there for a service called tallyflow.
-    assert!(load(None, &[("TALLYFLOW_PORT", "tcp://10.0.0.1:80"), ("TALLYFLOW_SERVER", "http://x")], Flags::default()).is_ok());
+    assert!(
+        load(None, &[("TALLYFLOW_PORT", "tcp://10.0.0.1:80"), ("TALLYFLOW_SERVER", "http://x")], Flags::default())
+            .is_ok()
+    );
 }
 
 #[test]

@@ -137,7 +137,7 @@ pub struct Claim {
 pub struct More {
     /// The hash of the claim's own id where the format gives one.
     pub id: Option<u64>,
-    /// The lines it adds to, none for a withdrawal.
+    /// The lines it adds to, none for a withdrawal; by entry and group, so that equal sets are equal.
     pub adds: SmallVec<[Add; 1]>,
     /// By distinct aggregate, in the job's order, the hash of the value.
     pub distinct: SmallVec<[EntityHash; 1]>,
@@ -147,6 +147,8 @@ pub struct More {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Add {
     pub group: u64,
+    /// The place of its `[[tally.entry]]`.
+    pub entry: u32,
     /// In units of `number::Decimal`.
     pub value: i128,
 }

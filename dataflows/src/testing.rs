@@ -8,11 +8,13 @@ use crate::decode::{Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
 use crate::engine::job::{Install, InstallInput, Start};
 use crate::engine::{Command, Engine, EngineConfig};
 use crate::ids::{Epoch, Offset, PartitionId};
+use crate::pointer::Pointer;
 use crate::record::RecordRef;
 use crate::results::{JobResults, Shape};
 use crate::source::{Budget, PartitionSource, PartitionState, Polled, Source, SourceError, TopicState, Waker};
 use crate::spec::JobSpec;
 use crate::update::{EngineEvent, JobId};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
@@ -148,27 +150,43 @@ struct PlainDecoder {
 impl Decoder for PlainDecoder {
     fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
         let bytes = record.value.ok_or(Reject("the record has no value".into()))?;
-        let json: serde_json::Value =
+        let json: &RawValue =
             serde_json::from_slice(bytes).map_err(|e| Reject(format!("no valid JSON: {e}").into()))?;
-        if !json.is_object() {
+        let whole = value(json.get())?;
+        if !matches!(whole, Value::Object(_)) {
             return Err(Reject("the record is no JSON object".into()));
         }
-        event.slots.extend(self.needs.pointers().iter().map(|p| json.pointer(&p.to_string()).map(value)));
+        event.slots.extend(self.needs.pointers().iter().map(|p| find(&whole, p).cloned()));
         Ok(())
     }
 }
 
-fn value(json: &serde_json::Value) -> Value<'static> {
-    match json {
-        serde_json::Value::Null => Value::Null,
-        serde_json::Value::Bool(b) => Value::Bool(*b),
-        serde_json::Value::Number(n) => Value::Number(Cow::Owned(n.to_string())),
-        serde_json::Value::String(s) => Value::Text(Cow::Owned(s.clone())),
-        serde_json::Value::Array(a) => Value::Array(a.iter().map(value).collect()),
-        serde_json::Value::Object(o) => {
-            Value::Object(o.iter().map(|(k, v)| (Cow::Owned(k.clone()), value(v))).collect())
+fn find<'v, 'a>(whole: &'v Value<'a>, pointer: &Pointer) -> Option<&'v Value<'a>> {
+    pointer.tokens().iter().try_fold(whole, |at, token| match at {
+        Value::Object(members) => members.iter().find(|(name, _)| name == token).map(|(_, value)| value),
+        Value::Array(elements) => token.parse::<usize>().ok().and_then(|index| elements.get(index)),
+        _ => None,
+    })
+}
+
+/// The value of a JSON text; numbers keep theirs, so that no digit is lost on the way.
+fn value(text: &str) -> Result<Value<'static>, Reject> {
+    let wrong = |e: serde_json::Error| Reject(format!("no valid JSON: {e}").into());
+    Ok(match text.as_bytes().first() {
+        Some(b'n') => Value::Null,
+        Some(b't' | b'f') => Value::Bool(text == "true"),
+        Some(b'"') => Value::Text(Cow::Owned(serde_json::from_str(text).map_err(wrong)?)),
+        Some(b'[') => {
+            let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
+            Value::Array(elements.into_iter().map(|element| value(element.get())).collect::<Result<_, _>>()?)
         }
-    }
+        Some(b'{') => {
+            let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(wrong)?;
+            let member = |(name, of): (String, &RawValue)| Ok((Cow::Owned(name), value(of.get())?));
+            Value::Object(members.into_iter().map(member).collect::<Result<_, _>>()?)
+        }
+        _ => Value::Number(Cow::Owned(text.to_owned())),
+    })
 }
 
 /// An engine with one job, and its results.

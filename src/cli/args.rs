@@ -1,9 +1,12 @@
 //! What can be asked for, as clap reads it.
 
 use super::client::Client;
+use super::feed::args::Simulation;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 use std::path::PathBuf;
+use tallyflow_connectors::feeds::pace::Pace;
+use tallyflow_dataflows::pointer::Pointer;
 
 /// Keeps tallies current and exact: streams in, live counts out.
 #[derive(Debug, Parser)]
@@ -261,7 +264,7 @@ pub struct TopicCreateArgs {
     /// The topic
     pub name: String,
     /// How many partitions it has
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub partitions: u32,
     #[command(flatten)]
     pub server: ServerArg,
@@ -293,98 +296,19 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "T")]
     pub topic: String,
     /// JSON Pointer to what chooses the partition: equal keys go to the same one
-    #[arg(long, value_name = "PTR", value_parser = pointer)]
-    pub key: Option<String>,
+    #[arg(long, value_name = "PTR", value_parser = Pointer::parse)]
+    pub key: Option<Pointer>,
     /// JSON Pointer to the record's time, which --speed goes by
-    #[arg(long, value_name = "PTR", value_parser = pointer)]
-    pub time: Option<String>,
+    #[arg(long, value_name = "PTR", value_parser = Pointer::parse)]
+    pub time: Option<Pointer>,
     /// So many times as fast as the records' own times, as in 60x
-    #[arg(long, value_name = "FACTOR", value_parser = speed, requires = "time", conflicts_with = "rate")]
-    pub speed: Option<f64>,
+    #[arg(long, value_name = "FACTOR", value_parser = Pace::parse_speed, requires = "time", conflicts_with = "rate")]
+    pub speed: Option<Pace>,
     /// Records a second; without it and --speed, as fast as it goes
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub rate: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = Pace::parse_rate)]
+    pub rate: Option<Pace>,
     #[command(flatten)]
     pub server: ServerArg,
-}
-
-/// Which feed is made up.
-#[derive(Debug, Subcommand)]
-pub enum Simulation {
-    /// Posts with hashtags; some are sent twice, edited, deleted or reordered
-    Posts(PostsArgs),
-    /// Votes in polls; some voters change their mind
-    Votes(VotesArgs),
-}
-
-impl Simulation {
-    /// The topic where none is named.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Simulation::Posts(_) => "posts",
-            Simulation::Votes(_) => "votes",
-        }
-    }
-
-    /// What chooses the partition: all that concerns one message, or one voter, goes to the same one.
-    pub fn key(&self) -> &'static str {
-        match self {
-            Simulation::Posts(_) => "/id",
-            Simulation::Votes(_) => "/voter",
-        }
-    }
-
-    /// What both have.
-    pub fn common(&self) -> &SimulateArgs {
-        match self {
-            Simulation::Posts(args) => &args.common,
-            Simulation::Votes(args) => &args.common,
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-pub struct SimulateArgs {
-    /// The topic to write to [default: posts or votes]
-    #[arg(long, value_name = "T")]
-    pub topic: Option<String>,
-    /// Records a second; without it, as fast as it goes
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub rate: Option<u64>,
-    /// The same seed makes the same records
-    #[arg(long, value_name = "S", default_value_t = 1)]
-    pub seed: u64,
-    /// Stop after this time; with --rate, after the records of this time
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
-    pub duration: Option<std::time::Duration>,
-    /// Stop after so many records
-    #[arg(long, value_name = "N")]
-    pub records: Option<u64>,
-    /// Write here, as JSON, what must come out
-    #[arg(long, value_name = "FILE")]
-    pub expect: Option<PathBuf>,
-    #[command(flatten)]
-    pub server: ServerArg,
-}
-
-#[derive(Debug, Args)]
-pub struct PostsArgs {
-    #[command(flatten)]
-    pub common: SimulateArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct VotesArgs {
-    #[command(flatten)]
-    pub common: SimulateArgs,
-}
-
-/// A proportion, 0 to 1.
-pub fn proportion(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
-        _ => Err("write a number from 0 to 1, like 0.05".into()),
-    }
 }
 
 /// A time like 10s, 500ms, 5m or 1h.
@@ -403,17 +327,4 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
         Some(0) | None => Err(wrong()),
         Some(ms) => Ok(std::time::Duration::from_millis(ms)),
     }
-}
-
-/// A factor like 60x or 0.5x.
-fn speed(text: &str) -> Result<f64, String> {
-    match text.strip_suffix('x').unwrap_or(text).parse::<f64>() {
-        Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
-        _ => Err("write a factor like 60x or 0.5x".into()),
-    }
-}
-
-/// A JSON Pointer (RFC 6901); the server reads it the same way.
-fn pointer(text: &str) -> Result<String, String> {
-    tallyflow_dataflows::pointer::Pointer::parse(text).map(|_| text.to_owned())
 }

@@ -170,6 +170,17 @@ impl Client {
         Ok((text, value))
     }
 
+    /// The newest records of each class; none before the first epoch has closed.
+    pub async fn newest(&self, job: &str) -> anyhow::Result<Vec<Box<RawValue>>> {
+        match self.json::<Page>(self.request(Method::GET, &["jobs", job, "newest"])).await {
+            Ok((_, page)) => Ok(page.items),
+            Err(error) => match error.downcast_ref() {
+                Some(RequestError::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. }) => Ok(Vec::new()),
+                _ => Err(error),
+            },
+        }
+    }
+
     /// A whole list, page by page, up to `limit` items.
     pub async fn list(
         &self,
@@ -218,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_in_the_servers_words() {
-        let problem = serde_json::from_str(r#"{"title": "Not Found", "detail": "there is no job named \"x\""}"#).unwrap();
+        let problem =
+            serde_json::from_str(r#"{"title": "Not Found", "detail": "there is no job named \"x\""}"#).unwrap();
         let error = RequestError::Refused { status: StatusCode::NOT_FOUND, retry_after: None, problem };
         assert_eq!(error.to_string(), "there is no job named \"x\"");
         assert!(!error.retryable());

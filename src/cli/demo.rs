@@ -1,7 +1,5 @@
 //! `tallyflow demo`: everything on one machine, with feeds that never end and recounts beside them.
 
-mod orders;
-
 use super::Outcome;
 use super::args::DemoArgs;
 use super::jobs::first_difference;
@@ -13,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation, Workload};
 use tallyflow_connectors::log::embedded::TopicConfig;
 use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer, Source};
 use tracing::warn;
@@ -24,8 +23,8 @@ const JOBS: [(&str, &str); 3] = [
     ("revenue", include_str!("../../jobs/revenue.toml")),
 ];
 
-/// The topics that they read.
-const TOPICS: [&str; 3] = ["posts", "votes", "orders"];
+/// The feeds, each into the topic of its name.
+const FEEDS: [Workload; 3] = [Workload::Posts, Workload::Votes, Workload::Orders];
 
 const PARTITIONS: u32 = 2;
 
@@ -77,7 +76,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
 
 /// Creates the topics and submits the jobs, but for those that are there from the last time.
 fn prepare(node: &Node) -> anyhow::Result<()> {
-    for topic in TOPICS {
+    for topic in FEEDS.map(Workload::name) {
         create_topic(node, topic).with_context(|| format!("topic {topic:?} can't be created"))?;
     }
     for (name, text) in JOBS {
@@ -104,61 +103,66 @@ fn explain(server: &Server, temporary: bool) {
     let url = format!("http://{}", server.addr());
     let option = if server.addr().port() == 8080 { String::new() } else { format!(" --server {url}") };
     let kept = if temporary { "Nothing is kept; --data-dir keeps it." } else { "Everything is kept." };
+    let next = [
+        (format!("{url}/"), "the page"),
+        (format!("curl -N {url}/api/jobs/votes/events"), "each change as it happens"),
+        (format!("tallyflow watch votes{option}"), "live bars in the terminal"),
+        (format!("tallyflow results revenue{option}"), "the tallies now"),
+        (format!("tallyflow submit FILE.toml{option}"), "a job of your own; jobs/ has examples"),
+    ];
+    let width = next.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
+    let next: String = next.iter().map(|(what, why)| format!("  {what:width$}  {why}\n")).collect();
     // Nobody has to listen.
     let _ = line(format_args!(
-        "\nThree simulated feeds, three jobs, a recount of each beside them. {kept} Try next:\n\
-         \x20 {url}/                                     the page\n\
-         \x20 curl -N {url}/api/jobs/votes/events        each change as it happens\n\
-         \x20 tallyflow watch votes{option}                  live bars in the terminal\n\
-         \x20 tallyflow results revenue{option}              the tallies now\n\
-         \x20 tallyflow submit FILE.toml{option}             a job of your own; jobs/ has examples\n\
-         Ctrl-C ends it.\n"
+        "\nThree simulated feeds, three jobs, a recount of each beside them. {kept} Try next:\n{next}Ctrl-C ends it.\n"
     ));
 }
 
 /// Starts the feeds and the recounts, each in a thread of its own that ends soon after `stop`.
 fn start(node: &Arc<Node>, args: &DemoArgs, stop: &Arc<AtomicBool>) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
-    for topic in TOPICS {
-        let mut records = feed(topic, args)?;
+    for workload in FEEDS {
+        let (topic, mut feed) = (workload.name(), feed(workload, args));
         let (node, stop, rate) = (Arc::clone(node), Arc::clone(stop), args.rate);
         let thread = std::thread::Builder::new().name(format!("feed-{topic}"));
-        threads.push(thread.spawn(move || write(&node, topic, &mut records, rate, &stop))?);
+        threads.push(thread.spawn(move || write(&node, topic, &mut feed, rate, &stop))?);
     }
     let (node, stop, every) = (Arc::clone(node), Arc::clone(stop), args.recount_every);
     threads.push(std::thread::Builder::new().name("recounts".into()).spawn(move || recounts(&node, every, &stop))?);
     Ok(threads)
 }
 
-/// A record's key and value.
-type Made = (String, Vec<u8>);
-
-fn feed(topic: &str, args: &DemoArgs) -> anyhow::Result<Box<dyn Iterator<Item = Made> + Send>> {
-    // Another seed each time the same data directory is used would make votes anew under old ids; the
-    // same one makes the same records again, which is what `duplicate` is for.
-    Ok(match topic {
-        "orders" => Box::new(orders::Orders::new(args.seed)),
-        _ => super::feed::made(topic, args.seed)?,
-    })
+/// A feed whose times go with the clock, at the pace at which it is written.
+fn feed(workload: Workload, args: &DemoArgs) -> Simulation {
+    let options = SimulateOptions {
+        seed: args.seed,
+        rate: args.rate as f64,
+        start_ms: jiff::Timestamp::now().as_millisecond(),
+        voters: 20_000,
+        ..SimulateOptions::default()
+    };
+    Simulation::new(workload, options)
 }
 
 /// Writes what has come due, every [`FEED_EVERY`], until `stop`.
-fn write(node: &Node, topic: &str, records: &mut dyn Iterator<Item = Made>, rate: u64, stop: &AtomicBool) {
+fn write(node: &Node, topic: &str, feed: &mut Simulation, rate: u64, stop: &AtomicBool) {
     let began = Instant::now();
     let mut written = 0;
-    let mut batch: Vec<Made> = Vec::new();
+    let mut batch: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let due = (began.elapsed().as_secs_f64() * rate as f64) as u64;
-        batch.extend(records.take(due.saturating_sub(written) as usize));
-        written = due;
-        if !batch.is_empty() {
-            let new: Vec<NewRecord> = batch
-                .iter()
-                .map(|(key, value)| NewRecord { key: Some(key.as_bytes()), value: Some(value.as_slice()) })
-                .collect();
-            match node.log().append(topic, &new, None) {
+        // What is left of a batch that was refused goes first, and holds back what is new.
+        if batch.is_empty() {
+            for _ in written..due {
+                batch.extend(feed.generate().map(|made| (made.key.to_owned(), made.value.to_owned())));
+            }
+            written = due;
+        }
+        let records: Vec<NewRecord> =
+            batch.iter().map(|(key, value)| NewRecord { key: Some(key), value: Some(value) }).collect();
+        if !records.is_empty() {
+            match node.log().append(topic, &records, None) {
                 Ok(_) => batch.clear(),
-                // Tried again with what comes next; nothing of it was written.
                 Err(ProduceError::Busy) => {}
                 Err(error) => {
                     warn!(topic, %error, "a simulated feed ends");

@@ -4,7 +4,7 @@ use super::Outcome;
 use super::args::{DeadLettersArgs, Format, Mode};
 use super::client::{Client, RequestError, read};
 use super::output::{Rows, accounting_lines, json_list, line, plain};
-use crate::node::job::{JobState, JobStatus};
+use crate::node::job::JobStatus;
 use crate::node::{Difference, Recounted};
 use anyhow::{Context, anyhow, bail};
 use reqwest::Method;
@@ -38,7 +38,11 @@ pub async fn submit(client: &Client, file: &Path) -> anyhow::Result<Outcome> {
                 for fault in &faults {
                     eprintln_quietly(&format!("{name}: {fault}"));
                 }
-                let (count, them) = if faults.len() == 1 { ("1 fault".into(), "it") } else { (format!("{} faults", faults.len()), "them") };
+                let (count, them) = if faults.len() == 1 {
+                    ("1 fault".into(), "it")
+                } else {
+                    (format!("{} faults", faults.len()), "them")
+                };
                 bail!("the job was not started: {name} has {count}; mend {them} and submit again")
             }
             _ => Err(error),
@@ -48,7 +52,8 @@ pub async fn submit(client: &Client, file: &Path) -> anyhow::Result<Outcome> {
 
 fn read_job_file(file: &Path, from_stdin: bool) -> std::io::Result<String> {
     let mut text = String::new();
-    let source: Box<dyn Read> = if from_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(file)?) };
+    let source: Box<dyn Read> =
+        if from_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(file)?) };
     source.take(JOB_FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }
@@ -72,7 +77,7 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
         let job: JobStatus = read(item.get())?;
         rows.add([
             job.name,
-            state(job.state).to_owned(),
+            job.state.name().to_owned(),
             optional(job.epoch),
             job.accounting.read.to_string(),
             job.accounting.counted.to_string(),
@@ -106,10 +111,10 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
         line(text)?;
         return Ok(Outcome::Done);
     }
-    let newest = client.list(&["jobs", name, "newest"], &[], usize::MAX).await?;
+    let newest = client.newest(name).await?;
     line(format_args!("job       {}", plain(&job.name)))?;
     line(format_args!("dataflow  {}", plain(&job.dataflow)))?;
-    line(format_args!("state     {}", state(job.state)))?;
+    line(format_args!("state     {}", job.state.name()))?;
     if let Some(error) = &job.error {
         line(format_args!("error     {}", plain(error)))?;
     }
@@ -161,7 +166,7 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
 /// Pauses or resumes; `what` is the verb.
 pub async fn pause_or_resume(client: &Client, name: &str, what: &str) -> anyhow::Result<Outcome> {
     let (_, job): (_, JobStatus) = client.json(client.request(Method::POST, &["jobs", name, what])).await?;
-    line(format_args!("{} is {}", plain(&job.name), state(job.state)))?;
+    line(format_args!("{} is {}", plain(&job.name), job.state.name()))?;
     Ok(Outcome::Done)
 }
 
@@ -202,7 +207,11 @@ pub async fn recount(client: &Client, name: &str, format: Format) -> anyhow::Res
     }
     let first = answer.differences.first().map(first_difference);
     let first = first.ok_or_else(|| anyhow!("the recount of {name} differs and names no line; report this"))?;
-    eprintln_quietly(&format!("tallyflow: the recount of {} at epoch {} differs: {first}", plain(&answer.job), answer.epoch));
+    eprintln_quietly(&format!(
+        "tallyflow: the recount of {} at epoch {} differs: {first}",
+        plain(&answer.job),
+        answer.epoch
+    ));
     Ok(Outcome::Differs)
 }
 
@@ -213,10 +222,9 @@ pub fn first_difference(d: &Difference) -> String {
 }
 
 fn values(values: &Option<Vec<Decimal>>) -> String {
-    values.as_ref().map_or_else(
-        || "none".to_owned(),
-        |all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-    )
+    values
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), |all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
 }
 
 /// A dead letter; `value` is the record's bytes as text where they are that, else in `value_base64`.
@@ -225,7 +233,7 @@ struct DeadLetterItem {
     topic: String,
     partition: u32,
     offset: u64,
-    at: String,
+    timestamp: String,
     reason: String,
     #[serde(default)]
     value: Option<String>,
@@ -243,12 +251,12 @@ pub async fn dead_letters(client: &Client, args: &DeadLettersArgs) -> anyhow::Re
         json_list(&items)?;
         return Ok(Outcome::Done);
     }
-    let mut rows = Rows::new(&["at", "topic", "partition", "offset", "reason", "record"], &["partition", "offset"]);
+    let mut rows = Rows::new(&["time", "topic", "partition", "offset", "reason", "record"], &["partition", "offset"]);
     for item in &items {
         let letter: DeadLetterItem = read(item.get())?;
         let record = letter.value.or(letter.value_base64.map(|b| format!("base64:{b}"))).unwrap_or_default();
         rows.add([
-            letter.at,
+            letter.timestamp,
             letter.topic,
             letter.partition.to_string(),
             letter.offset.to_string(),
@@ -269,18 +277,6 @@ pub fn shortened(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         None => text.to_owned(),
         Some((at, _)) => format!("{}…", &text[..at]),
-    }
-}
-
-/// A state as people and the API name it.
-pub fn state(state: JobState) -> &'static str {
-    match state {
-        JobState::Starting => "starting",
-        JobState::Running => "running",
-        JobState::Paused => "paused",
-        JobState::Recovering => "recovering",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
     }
 }
 

@@ -18,6 +18,7 @@ use anyhow::Context;
 use args::{Cli, Command, FeedCommand, TopicCommand};
 use clap::Parser;
 use client::Client;
+use output::OutputError;
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Differs) => ExitCode::from(1),
         // The reader of our output has seen enough, as in `tallyflow results NAME | head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref().is_some_and(OutputError::is_closed) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to be done if stderr is closed too.
             let _ = writeln!(io::stderr(), "tallyflow: {}", sentence(&error));
@@ -76,7 +77,9 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Recount(args) => {
             ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
         }
-        Command::DeadLetters(args) => ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await }),
+        Command::DeadLetters(args) => {
+            ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await })
+        }
         Command::Topics(args) => ask(args.server.client()?, |c| async move { topics::list(&c, args.format).await }),
         Command::Topic(TopicCommand::Create(args)) => {
             ask(args.server.client()?, |c| async move { topics::create(&c, &args.name, args.partitions).await })
@@ -88,7 +91,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
             ask(args.server.client()?, |c| async move { feed::replay(c, args).await })
         }
         Command::Feed(FeedCommand::Simulate(simulation)) => {
-            ask(simulation.common().server.client()?, |c| async move { feed::simulate(c, simulation).await })
+            let client = simulation.common().server.client()?;
+            ask(client, |c| async move { feed::simulate(c, &simulation).await })
         }
     }
 }
@@ -98,18 +102,12 @@ fn ask<F: Future<Output = anyhow::Result<Outcome>>>(
     client: Client,
     work: impl FnOnce(Client) -> F,
 ) -> anyhow::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime can't be started")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime can't be started")?;
     let outcome = runtime.block_on(work(client));
     // A read of stdin can't be taken back; don't wait for it.
     runtime.shutdown_background();
     outcome
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// An error and its causes as one line.

@@ -6,15 +6,33 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use tallyflow_dataflows::accounting::Accounting;
 
+/// Stdout can't be written to. Where its reader has seen enough, as in `| head`, that is no failure: a
+/// type of its own tells it from every other broken pipe.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer can't be written to stdout: {0}")]
+pub struct OutputError(io::Error);
+
+impl OutputError {
+    /// Whether the reader has gone.
+    pub fn is_closed(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
 /// Prints a line. Its error is passed up, where a closed pipe ends the program quietly.
-pub fn line(text: impl std::fmt::Display) -> io::Result<()> {
+pub fn line(text: impl std::fmt::Display) -> Result<(), OutputError> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(OutputError)
+}
+
+/// Prints a text as it is.
+pub fn verbatim(text: &str) -> Result<(), OutputError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(OutputError)
 }
 
 /// Prints a list as the one document that the API would answer without pages.
-pub fn json_list(items: &[Box<RawValue>]) -> io::Result<()> {
+pub fn json_list(items: &[Box<RawValue>]) -> Result<(), OutputError> {
     let items: Vec<&str> = items.iter().map(|item| item.get()).collect();
     line(format_args!("{{\"items\":[{}],\"next\":null}}", items.join(",")))
 }
@@ -48,7 +66,7 @@ impl Rows {
         self.table.is_empty()
     }
 
-    pub fn print(&self) -> io::Result<()> {
+    pub fn print(&self) -> Result<(), OutputError> {
         line(self.table.trim_fmt())
     }
 }
@@ -58,10 +76,12 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     if !text.chars().any(char::is_control) {
         return Cow::Borrowed(text);
     }
-    text.chars().flat_map(|c| if c.is_control() { Err(c.escape_default()) } else { Ok(c) }.map_or_else(
-        |escaped| escaped.collect::<Vec<_>>(),
-        |c| vec![c],
-    )).collect()
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() { Err(c.escape_default()) } else { Ok(c) }
+                .map_or_else(|escaped| escaped.collect::<Vec<_>>(), |c| vec![c])
+        })
+        .collect()
 }
 
 /// The two sums of an accounting, as sentences of numbers.

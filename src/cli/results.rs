@@ -3,10 +3,9 @@
 use super::Outcome;
 use super::args::{ResultsArgs, ResultsFormat};
 use super::client::Client;
-use super::output::{Rows, accounting_lines, line, percent, plain};
+use super::output::{OutputError, Rows, accounting_lines, line, percent, plain, verbatim};
 use reqwest::Method;
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use tallyflow_dataflows::results::{SubjectTallies, Tallies};
 
 /// Prints a job's tallies.
@@ -20,10 +19,7 @@ pub async fn show(client: &Client, args: &ResultsArgs) -> anyhow::Result<Outcome
     }
     match args.format {
         ResultsFormat::Csv => {
-            let csv = client.text(request.query(&[("format", "csv")])).await?;
-            let mut out = io::stdout().lock();
-            out.write_all(csv.as_bytes())?;
-            out.flush()?;
+            verbatim(&client.text(request.query(&[("format", "csv")])).await?)?;
         }
         ResultsFormat::Json => line(client.text(request).await?)?,
         ResultsFormat::Table => {
@@ -34,7 +30,7 @@ pub async fn show(client: &Client, args: &ResultsArgs) -> anyhow::Result<Outcome
     Ok(Outcome::Done)
 }
 
-fn print(tallies: &Tallies) -> io::Result<()> {
+fn print(tallies: &Tallies) -> Result<(), OutputError> {
     line(format_args!("{} at epoch {}, {}", plain(&tallies.job), tallies.epoch, plain(&tallies.at)))?;
     for sums in accounting_lines(&tallies.accounting) {
         line(sums)?;
@@ -51,7 +47,13 @@ fn print(tallies: &Tallies) -> io::Result<()> {
 
 /// One subject's lines, and the total below.
 fn table(subject: &SubjectTallies) -> Rows {
-    let names: BTreeSet<&String> = subject.tallies.iter().flat_map(|t| t.aggregates.iter().flatten()).map(|(n, _)| n).collect();
+    // The first aggregate stands as the value already.
+    let names: BTreeSet<&String> = subject
+        .tallies
+        .iter()
+        .flat_map(|t| t.aggregates.iter().flatten().filter(|(_, aggregate)| **aggregate != t.value))
+        .map(|(name, _)| name)
+        .collect();
     let mut header = vec!["group", "value"];
     if subject.total.is_some() {
         header.push("share");

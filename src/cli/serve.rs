@@ -50,12 +50,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
 
 /// The configuration of a server command.
 pub fn load(args: &ConfigArgs, data_dir: Option<PathBuf>) -> anyhow::Result<Config> {
-    let flags = Flags {
-        listen: args.listen.clone(),
-        data_dir,
-        workers: args.workers,
-        log_level: args.log_level.clone(),
-    };
+    let flags =
+        Flags { listen: args.listen.clone(), data_dir, workers: args.workers, log_level: args.log_level.clone() };
     Config::load(args.config.as_deref(), std::env::vars_os(), flags).map_err(|e| WrongUsage(e.into()).into())
 }
 

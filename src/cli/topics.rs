@@ -36,7 +36,7 @@ struct Partition {
 #[derive(Deserialize)]
 struct Record {
     offset: u64,
-    at: String,
+    timestamp: String,
     #[serde(default)]
     key: Option<String>,
     /// As text where the bytes are that.
@@ -80,7 +80,11 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
 pub async fn create(client: &Client, name: &str, partitions: u32) -> anyhow::Result<Outcome> {
     let body = serde_json::json!({"name": name, "partitions": partitions});
     client.send(client.request(Method::POST, &["topics"]).json(&body)).await?;
-    line(format_args!("created {} with {partitions} {}", plain(name), if partitions == 1 { "partition" } else { "partitions" }))?;
+    line(format_args!(
+        "created {} with {partitions} {}",
+        plain(name),
+        if partitions == 1 { "partition" } else { "partitions" }
+    ))?;
     Ok(Outcome::Done)
 }
 
@@ -121,7 +125,7 @@ pub async fn tail(client: &Client, args: &TopicTailArgs) -> anyhow::Result<Outco
                     };
                     let key = record.key.as_deref().unwrap_or("-");
                     let place = format!("{partition}/{}", record.offset);
-                    line(format_args!("{place}\t{}\t{}\t{}", plain(&record.at), plain(key), plain(&value)))?;
+                    line(format_args!("{place}\t{}\t{}\t{}", plain(&record.timestamp), plain(key), plain(&value)))?;
                 }
             }
         }

@@ -49,9 +49,15 @@ impl Collector {
         }
     }
 
-    /// Holds facts until their epoch has closed.
+    /// Holds facts until their epoch has closed: `epoch`, but for those that carry one of their own.
     pub fn gather(&mut self, epoch: u64, facts: Vec<Fact>) {
-        self.open.entry(epoch).or_default().extend(facts);
+        for fact in facts {
+            let epoch = match &fact {
+                Fact::Line { epoch, .. } | Fact::Total { epoch, .. } => *epoch,
+                _ => epoch,
+            };
+            self.open.entry(epoch).or_default().push(fact);
+        }
     }
 
     /// Tells what changed in the epochs before `frontier` (all of them without one).
@@ -96,11 +102,11 @@ impl Collector {
                 match fact {
                     Fact::SubjectName { id, name } => self.name_subject(id, name, &mut update)?,
                     Fact::LineName { id, subject, group } => self.name_line(id, subject, group, &mut update)?,
-                    Fact::Line { id, sums, diff } => {
+                    Fact::Line { id, sums, diff, .. } => {
                         self.line(id)?.sums = if diff > 0 { sums } else { Sums::default() };
                         touched.insert(id);
                     }
-                    Fact::Total { subject, sums, diff } => {
+                    Fact::Total { subject, sums, diff, .. } => {
                         totals.insert(subject, if diff > 0 { sums } else { Sums::default() });
                     }
                     Fact::Extreme { id, extreme } => {
@@ -256,6 +262,51 @@ fn keep_newest(newest: &mut Vec<Newest>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_waits_for_its_own_epoch_where_differential_sends_it_with_an_earlier_one() {
+        use crate::engine::job::{Install, Outbox};
+        use crate::spec::{Dataflow, EntrySpec, JobSpec, Keep};
+        use std::sync::{Mutex, mpsc};
+
+        let spec = TallySpec {
+            subject: vec![],
+            entries: vec![EntrySpec { group: vec![], value: None }],
+            entity: vec![],
+            keep: Keep::All,
+            order: None,
+            filter: None,
+            aggregates: vec![Aggregate::Count],
+            top: None,
+            ahead: std::time::Duration::ZERO,
+        };
+        let job =
+            JobSpec { name: "job".into(), dataflow: Dataflow::Tally(spec.clone()), inputs: vec![], sinks: vec![] };
+        let (id, first_epoch, epoch_limit) = (crate::update::JobId(1), Epoch(1), Epoch(9));
+        let install = Install { job: id, spec: job, inputs: vec![], first_epoch, epoch_limit, halt: None };
+        let (send, events) = mpsc::channel();
+        let send = Mutex::new(send);
+        let outbox = Outbox::new(Arc::new(move |event| send.lock().unwrap().send(event).unwrap()), Arc::default());
+        let formats = Arc::new(crate::testing::PlainFormats);
+        let job = Arc::new(Job::new(&install, formats, crate::claim::HashKey([1, 2]), outbox));
+        let mut collector = Collector::new(job, &spec, 1);
+
+        let sums = |count| Sums { count, sum: I256::ZERO };
+        let total = |epoch, count, diff| Fact::Total { subject: 7, sums: sums(count), diff, epoch };
+        let mut facts = vec![Fact::SubjectName { id: 7, name: "s".into() }];
+        facts.extend([total(1, 2, 1), total(2, 2, -1), total(2, 1, 1)]);
+        collector.gather(1, facts);
+        let totals = |event| match event {
+            EngineEvent::Closed { update, .. } => (update.epoch, update.totals),
+            other => panic!("{other:?}"),
+        };
+        collector.close(Some(2));
+        assert_eq!(totals(events.try_recv().unwrap()), (Epoch(1), vec![(7, Decimal::from_int(2))]));
+        collector.close(Some(2));
+        assert!(events.try_recv().is_err());
+        collector.close(Some(3));
+        assert_eq!(totals(events.try_recv().unwrap()), (Epoch(2), vec![(7, Decimal::from_int(1))]));
+    }
 
     #[test]
     fn an_average_is_rounded_half_to_even_below_zero_too() {

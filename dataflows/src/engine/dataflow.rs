@@ -70,9 +70,13 @@ pub fn build<'scope>(scope: Scope<'scope, u64>, job: &Arc<Job>, install: &Instal
         facts = scope.concatenate([facts, stood.facts]);
     }
     let tallies = tally(sums);
-    let lines = tallies.lines.inner.map(|((id, sums), _, diff)| Fact::Line { id, sums, diff: diff as i64 });
-    let totals =
-        tallies.totals.inner.map(|((subject, sums), _, diff)| Fact::Total { subject, sums, diff: diff as i64 });
+    let lines = tallies.lines.inner.map(|((id, sums), epoch, diff)| Fact::Line { id, sums, diff: diff as i64, epoch });
+    let totals = tallies.totals.inner.map(|((subject, sums), epoch, diff)| Fact::Total {
+        subject,
+        sums,
+        diff: diff as i64,
+        epoch,
+    });
     let mut told = vec![facts, lines, totals];
     if let Some(extremes) = Extremes::new(&spec.aggregates, keep == Keep::All) {
         told.push(extreme(details, extremes));

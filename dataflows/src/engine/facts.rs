@@ -18,10 +18,11 @@ pub enum Fact {
     Read { input: u32, partition: PartitionId, next: Offset, end: Offset, records: RecordChanges },
     /// What became of claims.
     Claims { subject: u64, changes: ClaimChanges },
-    /// A line's sums were (-1) or are now (+1) these.
-    Line { id: LineId, sums: Sums, diff: i64 },
-    /// A subject's sums were (-1) or are now (+1) these.
-    Total { subject: u64, sums: Sums, diff: i64 },
+    /// A line's sums were (-1) or are now (+1) these from `epoch` on. Differential sends changes of
+    /// several epochs with the capability of the first: only their own times tell them apart.
+    Line { id: LineId, sums: Sums, diff: i64, epoch: u64 },
+    /// A subject's sums were (-1) or are now (+1) these from `epoch` on.
+    Total { subject: u64, sums: Sums, diff: i64, epoch: u64 },
     /// What a line's single contributions come to.
     Extreme { id: LineId, extreme: Extreme },
     /// One of the newest records of its class.

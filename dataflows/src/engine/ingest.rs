@@ -121,7 +121,8 @@ impl Ingest {
 
     /// Whether everything up to the halt was read.
     pub fn is_halted(&self) -> bool {
-        let reached = |p: &Partition| p.done || p.halt.is_some_and(|halt| p.next >= halt);
+        // The job's own bound may lie before the halt, even at the partition's start.
+        let reached = |p: &Partition| p.done || p.halt.is_some() && p.next >= p.bound();
         self.partitions.iter().all(reached)
     }
 
@@ -204,7 +205,7 @@ impl Input {
     /// Without an entity every claim counts: it is summed up here, before any exchange.
     fn count(&mut self, position: Position, read: &mut Reading<'_>) {
         let said = &self.claims.said;
-        for (place, (line, value)) in said.adds.iter().enumerate() {
+        for (place, (_, line, value)) in said.adds.iter().enumerate() {
             let index = line.0 as usize;
             if index >= self.sums.len() {
                 self.sums.resize(index + 1, Sums::default());

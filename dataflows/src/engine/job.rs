@@ -72,12 +72,24 @@ pub struct Job {
     pub outbox: Outbox,
     /// Set by whoever fails first; nothing is read or told after it.
     failed: AtomicBool,
+    /// On how many workers its dataflow was built, and taken down.
+    built: AtomicUsize,
+    taken_down: AtomicUsize,
 }
 
 impl Job {
     pub fn new(install: &Install, formats: Arc<dyn Formats>, hash_key: HashKey, outbox: Outbox) -> Self {
         let clock = EpochClock::new(install.first_epoch, install.epoch_limit);
-        Job { id: install.job, clock, formats, hash_key, outbox, failed: AtomicBool::new(false) }
+        Job {
+            id: install.job,
+            clock,
+            formats,
+            hash_key,
+            outbox,
+            failed: AtomicBool::new(false),
+            built: AtomicUsize::new(0),
+            taken_down: AtomicUsize::new(0),
+        }
     }
 
     /// Ends the job with an error; only the first is told.
@@ -85,6 +97,22 @@ impl Job {
         if !self.failed.swap(true, Ordering::AcqRel) {
             self.outbox.send(EngineEvent::Failed { job: self.id, error: failure.error, at: failure.position });
         }
+    }
+
+    /// Its dataflow stands on one more worker, of `workers`; the last of them tells.
+    pub fn built(&self, workers: usize) {
+        if self.built.fetch_add(1, Ordering::AcqRel) + 1 == workers {
+            self.outbox.send(EngineEvent::Installed { job: self.id });
+        }
+    }
+
+    /// Its dataflow is gone from one more worker, of `workers`; whether that was the last, which tells.
+    pub fn taken_down(&self, workers: usize) -> bool {
+        let last = self.taken_down.fetch_add(1, Ordering::AcqRel) + 1 == workers;
+        if last {
+            self.outbox.send(EngineEvent::Removed { job: self.id });
+        }
+        last
     }
 
     pub fn has_failed(&self) -> bool {

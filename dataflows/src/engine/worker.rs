@@ -6,7 +6,7 @@ use crate::engine::job::{Install, Job, Outbox};
 use crate::engine::{Command, Shared, lock};
 use crate::ids::{Offset, PartitionId};
 use crate::source::{PartitionSource, Source, SourceError, TopicState, Waker};
-use crate::update::{EngineEvent, Graph, GraphChannel, GraphOperator, JobId};
+use crate::update::{Graph, GraphChannel, GraphOperator, JobId};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -57,17 +57,15 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
             let source = shared.config.source.as_ref();
             let control = worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source));
             control.halt(install.halt.clone());
-            if worker.index() == 0 {
-                job.outbox.send(EngineEvent::Installed { job: install.job });
-            }
+            job.built(worker.peers());
             installed.insert(install.job, Installed { dataflow, control, job });
         }
         Command::Remove(job) => {
             if let Some(gone) = installed.remove(&job) {
                 worker.drop_dataflow(gone.dataflow);
-                lock(&shared.jobs).remove(&job);
-                if worker.index() == 0 {
-                    gone.job.outbox.send(EngineEvent::Removed { job });
+                // Until every worker has taken it down, a slower one may yet look for what they share.
+                if gone.job.taken_down(worker.peers()) {
+                    lock(&shared.jobs).remove(&job);
                 }
             }
         }

@@ -29,8 +29,8 @@ pub struct Said {
     pub entity: Option<EntityHash>,
     pub time_ns: i64,
     pub subject: Option<SubjectIndex>,
-    /// The lines it adds to with the value in units; none: it withdraws.
-    pub adds: SmallVec<[(LineIndex, i128); 4]>,
+    /// The entry, the line it adds to and the value in units; none: it withdraws.
+    pub adds: SmallVec<[(u32, LineIndex, i128); 4]>,
     pub id: Option<u64>,
     pub distinct: SmallVec<[EntityHash; 1]>,
 }
@@ -233,11 +233,18 @@ impl Claims {
         let common = said.id.is_none() && !self.detailed;
         let (line, more) = match said.adds.as_slice() {
             [] if common => (LineId::withdrawn(subject), None),
-            [(line, value)] if common && *value == Decimal::ONE.units() => (self.names.line_id(*line), None),
+            [(_, line, value)] if common && *value == Decimal::ONE.units() => (self.names.line_id(*line), None),
             adds => {
                 let names = &self.names;
-                let adds = adds.iter().map(|(line, value)| Add { group: names.line_id(*line).group, value: *value });
-                let more = More { id: said.id, adds: adds.collect(), distinct: said.distinct.clone() };
+                let add = |(entry, line, value): &(u32, LineIndex, i128)| Add {
+                    group: names.line_id(*line).group,
+                    entry: *entry,
+                    value: *value,
+                };
+                let mut adds: SmallVec<[Add; 1]> = adds.iter().map(add).collect();
+                // Of one entry the value is the same: an array says the same in whatever order.
+                adds.sort_unstable_by_key(|add| (add.entry, add.group));
+                let more = More { id: said.id, adds, distinct: said.distinct.clone() };
                 (LineId::withdrawn(subject), Some(Box::new(more)))
             }
         };
@@ -299,6 +306,14 @@ impl Claims {
     /// Adds what an entry contributes.
     fn add_entry(&mut self, at: usize, subject: SubjectIndex, event: &Event<'_>) -> Result<Added, Cow<'static, str>> {
         let entry = &self.entries[at];
+        let place = at as u32;
+        if entry.group.is_empty() {
+            // The line named "", which a group that is an empty text names too.
+            let value = entry.value(event, &self.needs)?;
+            let line = self.names.line(subject, &[""]);
+            self.said.adds.push((place, line, value));
+            return Ok(Added::Lines);
+        }
         // The common case: one part, no array.
         if let [slot] = entry.group.as_slice()
             && !matches!(event.slots[*slot], Some(Value::Array(_)))
@@ -307,7 +322,7 @@ impl Claims {
             let Some(part) = part(event.slots[*slot].as_ref(), pointer)? else { return Ok(Added::Withdrawn) };
             let value = entry.value(event, &self.needs)?;
             let line = self.names.line(subject, &[part]);
-            self.said.adds.push((line, value));
+            self.said.adds.push((place, line, value));
             return Ok(Added::Lines);
         }
         let before = self.said.adds.len();
@@ -319,7 +334,7 @@ impl Claims {
                     Some(units) => units,
                     None => *value.insert(entry.value(event, &self.needs)?),
                 };
-                self.said.adds.push((self.names.line(subject, &[part]), units));
+                self.said.adds.push((place, self.names.line(subject, &[part]), units));
             }
             return Ok(Added::of(all.len(), self.said.adds.len() - before));
         }
@@ -342,7 +357,7 @@ impl Claims {
                 Some(units) => units,
                 None => *value.insert(entry.value(event, &self.needs)?),
             };
-            self.said.adds.push((self.names.line(subject, &group), units));
+            self.said.adds.push((place, self.names.line(subject, &group), units));
         }
         Ok(Added::of(lines, self.said.adds.len() - before))
     }

@@ -191,8 +191,9 @@ impl Standing {
         }
     }
 
-    /// Whether two claims of one entity say the same: by the claim's own id where both have one, else
-    /// by event time and contribution.
+    /// Whether two claims of one entity say the same: by their ids, or where neither has one by event
+    /// time and contribution. One with an id and one without never do: "the same" has to be transitive,
+    /// or which claims stand under `first-n` would depend on the order in which they are applied.
     fn equal(&self, a: Held, b: Held) -> bool {
         let same_time = !self.event_time || a.order.time_ns == b.order.time_ns;
         match (What::unpack(a.what), What::unpack(b.what)) {
@@ -201,7 +202,8 @@ impl Standing {
                 let (a, b) = (self.more.get(a), self.more.get(b));
                 match (a.1.id, b.1.id) {
                     (Some(a), Some(b)) => a == b,
-                    _ => same_time && a.0 == b.0 && a.1.adds == b.1.adds && a.1.distinct == b.1.distinct,
+                    (Some(_), None) | (None, Some(_)) => false,
+                    (None, None) => same_time && a.0 == b.0 && a.1.adds == b.1.adds && a.1.distinct == b.1.distinct,
                 }
             }
             _ => false,

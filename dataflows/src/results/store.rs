@@ -132,6 +132,10 @@ impl JobResults {
         }
         let known = self.subjects.len() as u32;
         for (id, name) in update.subjects {
+            // What [`JobResults::take_over`] has kept a place for comes back to it.
+            if self.subject_index.contains_key(&id) {
+                continue;
+            }
             self.subject_index.insert(id, self.subjects.len() as u32);
             let ranking = Ranking::default();
             let total = self.shape.has_total.then_some(Decimal::ZERO);
@@ -139,6 +143,9 @@ impl JobResults {
         }
         for (id, group) in update.names {
             let Some(subject) = self.subject_index.get(&id.subject).copied() else { continue };
+            if self.line_index.contains_key(&id) {
+                continue;
+            }
             self.line_index.insert(id, self.lines.len() as u32);
             let group = Arc::new(Group(group));
             self.lines.push(Line { subject, group, values: None, digest: Digest::default() });
@@ -222,41 +229,38 @@ impl JobResults {
     }
 
     /// Takes over from the results that were served before the engine was started again: what
-    /// differs becomes one change, so that readers go on without a gap.
+    /// differs becomes one change, so that readers go on without a gap. Both are of one data directory,
+    /// where a name always has the same id.
     pub fn take_over(&mut self, before: &JobResults) {
-        let mut was: HashMap<(&str, &Group), Option<Decimal>> = HashMap::new();
-        for line in &before.lines {
-            let subject = before.subjects[line.subject as usize].name.as_str();
-            was.insert((subject, &line.group), line.values.as_ref().and_then(|v| v.first().copied()));
-        }
-        let mut recent =
-            Recent { epoch: self.epoch, lines: Vec::new(), totals: (0..self.subjects.len() as u32).collect() };
-        let mut missing = Vec::new();
-        for (index, line) in self.lines.iter().enumerate() {
-            let subject = self.subjects[line.subject as usize].name.as_str();
-            let before = was.remove(&(subject, &*line.group)).flatten();
-            if before != line.values.as_ref().and_then(|v| v.first().copied()) {
-                recent.lines.push((index as u32, before));
+        debug_assert!(self.epoch > before.epoch);
+        for (id, index) in &before.subject_index {
+            if !self.subject_index.contains_key(id) {
+                self.subject_index.insert(*id, self.subjects.len() as u32);
+                let name = before.subjects[*index as usize].name.clone();
+                let total = self.shape.has_total.then_some(Decimal::ZERO);
+                let (claims, ranking) = (ClaimAccounting::default(), Ranking::default());
+                self.subjects.push(Subject { name, total, claims, ranking });
             }
         }
-        for ((subject, group), value) in was {
+        let totals = (0..self.subjects.len() as u32).collect();
+        let mut recent = Recent { epoch: self.epoch, lines: Vec::new(), totals };
+        for (id, index) in &self.line_index {
+            let was = before.line_index.get(id).and_then(|old| before.lines[*old as usize].values.as_ref());
+            if was != self.lines[*index as usize].values.as_ref() {
+                recent.lines.push((*index, was.and_then(|values| values.first().copied())));
+            }
+        }
+        for (id, index) in &before.line_index {
+            let line = &before.lines[*index as usize];
             // A line that stood before and is not there now: it keeps a place, to be told as gone.
-            if value.is_some() {
-                missing.push((subject.to_owned(), group.clone(), value));
+            if let (Some(values), false) = (&line.values, self.line_index.contains_key(id))
+                && let Some(subject) = self.subject_index.get(&id.subject).copied()
+            {
+                recent.lines.push((self.lines.len() as u32, values.first().copied()));
+                self.line_index.insert(*id, self.lines.len() as u32);
+                let group = line.group.clone();
+                self.lines.push(Line { subject, group, values: None, digest: Digest::default() });
             }
-        }
-        for (subject, group, value) in missing {
-            let subject = match self.subjects.iter().position(|s| s.name == subject) {
-                Some(index) => index as u32,
-                None => {
-                    let total = self.shape.has_total.then_some(Decimal::ZERO);
-                    let (claims, ranking) = (ClaimAccounting::default(), Ranking::default());
-                    self.subjects.push(Subject { name: subject, total, claims, ranking });
-                    self.subjects.len() as u32 - 1
-                }
-            };
-            recent.lines.push((self.lines.len() as u32, value));
-            self.lines.push(Line { subject, group: Arc::new(group), values: None, digest: Digest::default() });
         }
         self.recent.clear();
         self.recent_lines = 0;
@@ -343,7 +347,7 @@ impl JobResults {
 
     /// The subjects whose name contains `query`, with their totals, by name.
     pub fn subjects(&self, query: &str) -> Vec<(String, Option<Decimal>, usize, ClaimAccounting)> {
-        let matching = self.subjects.iter().filter(|s| s.name.contains(query));
+        let matching = self.subjects.iter().filter(|s| s.claims.claims > 0 && s.name.contains(query));
         let mut found: Vec<_> = matching.map(|s| (s.name.clone(), s.total, s.ranking.len(), s.claims)).collect();
         found.sort_by(|a, b| a.0.cmp(&b.0));
         found
@@ -364,7 +368,7 @@ impl JobResults {
 
     /// Every subject that has claims, with its total, in no order.
     pub fn totals(&self) -> impl Iterator<Item = (&str, Option<Decimal>)> {
-        self.subjects.iter().map(|s| (s.name.as_str(), s.total))
+        self.subjects.iter().filter(|s| s.claims.claims > 0).map(|s| (s.name.as_str(), s.total))
     }
 
     /// The lines and the subjects that changed after `since`, as they are now; `None` if that is no

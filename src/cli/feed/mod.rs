@@ -1,24 +1,27 @@
 //! `tallyflow feed`: writes records to a topic.
 //!
 //! ```text
-//! files or simulation (a thread) --Due--> batches --HTTP--> topic
+//! files or simulation (a thread) --ahead--> pace --> batches --HTTP--> topic
 //! ```
 
-mod pace;
+pub mod args;
 mod send;
-mod sources;
 
 use super::Outcome;
-use super::args::{ReplayArgs, Simulation};
+use super::WrongUsage;
+use super::args::ReplayArgs;
 use super::client::Client;
 use super::output::{line, plain};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use args::Simulation;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pace::{Pace, Pacer};
 use send::{Batch, Sender};
-use sources::Records;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tallyflow_connectors::feeds::FeedRecord;
+use tallyflow_connectors::feeds::pace::{Pace, Pacer};
+use tallyflow_connectors::feeds::replay::Replay;
+use tallyflow_connectors::feeds::simulate;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// How many records may be read ahead of those sent.
@@ -28,89 +31,98 @@ const AHEAD_RECORDS: usize = 2 * send::BATCH_RECORDS_MAX;
 /// much delay.
 const TOGETHER: Duration = Duration::from_millis(10);
 
+/// Where records come from.
+enum Source {
+    Files(Box<Replay>),
+    /// And how many it has made.
+    Simulation(Box<simulate::Simulation>, u64),
+}
+
 /// A record on its way.
 struct Next {
     value: Vec<u8>,
-    /// Since the first.
-    due: Duration,
-    /// How much of the input has been read with it.
+    time_ms: Option<i64>,
+    /// How much of the input has been read with it: bytes of files, records of a simulation.
     done: u64,
+}
+
+/// When to end before the records do.
+struct End {
+    after: Option<Duration>,
+    /// Whether what must come out is wanted: then nothing that was made may be left unsent.
+    whole: bool,
 }
 
 /// Writes the records of files.
 pub async fn replay(client: Client, args: ReplayArgs) -> anyhow::Result<Outcome> {
-    let pace = match (args.speed, args.rate) {
-        (Some(factor), _) => Pace::Speed(factor),
-        (None, Some(rate)) => Pace::Rate(rate),
-        (None, None) => Pace::Free,
+    let pace = args.speed.or(args.rate).unwrap_or(Pace::Full);
+    let time = args.time.filter(|_| args.speed.is_some());
+    let replay = Replay::open(&args.files)?.with_fields(None, time);
+    let key = args.key.map(|key| key.to_string());
+    let progress = match replay.progress().bytes_total {
+        Some(bytes) => bar(Some(bytes), "{bar:40} {bytes}/{total_bytes} {msg}"),
+        None => bar(None, "{spinner} {bytes} {msg}"),
     };
-    let (records, size) = sources::files(&args.files, args.time.as_deref())?;
-    let sender = Sender::new(client, &args.topic, args.key.as_deref());
-    let progress = match size {
-        Some(bytes) => bar(bytes, "{bar:40} {bytes}/{total_bytes} {msg}"),
-        None => bar(0, "{spinner} {msg}"),
-    };
-    run(records, pace, None, sender, &progress, &args.topic).await?;
+    let sender = Sender::new(client, &args.topic, key.as_deref())?;
+    let end = End { after: None, whole: false };
+    run(Source::Files(Box::new(replay)), pace, end, sender, &progress, &args.topic).await?;
     Ok(Outcome::Done)
 }
 
 /// Writes made-up records.
-pub async fn simulate(client: Client, simulation: Simulation) -> anyhow::Result<Outcome> {
+pub async fn simulate(client: Client, simulation: &Simulation) -> anyhow::Result<Outcome> {
     let common = simulation.common();
-    let topic = common.topic.clone().unwrap_or_else(|| simulation.name().to_owned());
-    // With a rate the time is counted in records, so that the same options write the same records.
-    let by_rate = match (common.rate, common.duration) {
-        (Some(rate), Some(time)) => Some((rate as f64 * time.as_secs_f64()).round() as u64),
-        _ => None,
+    let options = simulation.options().map_err(|what| WrongUsage(anyhow!(what)))?;
+    let topic = common.topic.clone().unwrap_or_else(|| simulation.workload().name().to_owned());
+    let pace = common.rate.map_or(Pace::Full, |rate| Pace::Rate(f64::from(rate)));
+    let progress = match options.records {
+        Some(records) => bar(Some(records), "{bar:40} {human_pos}/{human_len} {msg}"),
+        None => bar(None, "{spinner} {msg}"),
     };
-    let records_max = by_rate.into_iter().chain(common.records).min();
-    let time_max = if common.rate.is_none() { common.duration } else { None };
-    let pace = common.rate.map_or(Pace::Free, Pace::Rate);
-    let sender = Sender::new(client, &topic, Some(simulation.key()));
-    let progress = match records_max {
-        Some(records) => bar(records, "{bar:40} {human_pos}/{human_len} {msg}"),
-        None => bar(0, "{spinner} {msg}"),
-    };
-    let records = sources::simulation(&simulation, records_max)?;
-    let written = run(records, pace, time_max, sender, &progress, &topic).await?;
-    if let Some(file) = &common.expect {
-        // Made again from the seed, for exactly the records that arrived: more may have been made ahead.
-        let expected = sources::expectation(&simulation, written)?;
-        std::fs::write(file, expected)
+    let sender = Sender::new(client, &topic, Some(simulation.key()))?;
+    let source = Source::Simulation(Box::new(simulate::Simulation::new(simulation.workload(), options)), 0);
+    let end = End { after: simulation.time_max(), whole: common.expect.is_some() };
+    let source = run(source, pace, end, sender, &progress, &topic).await?;
+    if let (Some(file), Source::Simulation(made, _)) = (&common.expect, source) {
+        let expected = made.expect().context("not all records were sent, so what must come out is not known")?;
+        let text = serde_json::to_string_pretty(&expected)?;
+        std::fs::write(file, text + "\n")
             .with_context(|| format!("what must come out can't be written to {}", file.display()))?;
     }
     Ok(Outcome::Done)
 }
 
 /// A progress bar on stderr, hidden where stderr is no terminal.
-fn bar(length: u64, template: &str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10));
+fn bar(length: Option<u64>, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(10));
     // The templates above are right; the default style is no loss.
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Sends the records at their pace, until they end, the time is over or Ctrl-C; returns how many arrived.
+/// Sends the records at their pace, until they end, the time is over or Ctrl-C, and says how many
+/// arrived.
 async fn run(
-    records: Box<dyn Records>,
+    source: Source,
     pace: Pace,
-    time_max: Option<Duration>,
+    end: End,
     mut sender: Sender,
     progress: &ProgressBar,
     topic: &str,
-) -> anyhow::Result<u64> {
-    let (ahead, mut due) = mpsc::channel(AHEAD_RECORDS);
-    let reading = tokio::task::spawn_blocking(move || read(records, pace, &ahead));
-    let began = Instant::now();
-    let ends = time_max.map(|time| began + time);
-    let sent = tokio::select! {
-        sent = write(&mut due, &mut sender, progress, began, ends) => sent,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+) -> anyhow::Result<Source> {
+    let (ahead, records) = mpsc::channel(AHEAD_RECORDS);
+    let (stop, stopped) = watch::channel(false);
+    let reading = {
+        let stopped = stopped.clone();
+        tokio::task::spawn_blocking(move || read(source, &ahead, &stopped))
     };
-    // Ends the reading, should it still go on.
-    drop(due);
+    let ending = tokio::spawn(until(end.after, stop));
+    let began = Instant::now();
+    let writer = Writer { sender: &mut sender, progress, began, batch: Batch::default(), done: 0 };
+    let sent = writer.write(records, Pacer::new(pace), stopped, end.whole).await;
+    ending.abort();
     progress.finish_and_clear();
     sent?;
-    reading.await.context("the reading of records ended")??;
+    let source = reading.await.context("the reading of records ended")??;
     let seconds = began.elapsed().as_secs_f64();
     line(format_args!(
         "wrote {} records to {} in {seconds:.1} s, {:.0} records/s",
@@ -118,77 +130,117 @@ async fn run(
         plain(topic),
         sender.records as f64 / seconds.max(0.001)
     ))?;
-    Ok(sender.records)
+    Ok(source)
 }
 
-/// Reads records and says when they are due, until nobody wants more.
-fn read(mut records: Box<dyn Records>, pace: Pace, ahead: &mpsc::Sender<Next>) -> anyhow::Result<()> {
-    let mut pacer = Pacer::new(pace);
-    while let Some(record) = records.next()? {
-        let next = Next { due: pacer.due(record.time_ms), value: record.value, done: record.done };
-        if ahead.blocking_send(next).is_err() {
-            break;
+/// Says when to stop: after the time, or at Ctrl-C. A second Ctrl-C ends the program where it stands.
+async fn until(time: Option<Duration>, stop: watch::Sender<bool>) {
+    let time_over = async {
+        match time {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
         }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = time_over => {}
     }
-    Ok(())
+    stop.send_replace(true);
+    let _ = tokio::signal::ctrl_c().await;
+    std::process::exit(1);
 }
 
-async fn write(
-    due: &mut mpsc::Receiver<Next>,
-    sender: &mut Sender,
-    progress: &ProgressBar,
-    began: Instant,
-    ends: Option<Instant>,
-) -> anyhow::Result<()> {
-    let mut batch = Batch::default();
-    let mut done = 0;
+/// Reads records until nobody wants more. Once stopped, a simulation makes no new ones.
+fn read(mut source: Source, ahead: &mpsc::Sender<Next>, stopped: &watch::Receiver<bool>) -> anyhow::Result<Source> {
     loop {
-        if ends.is_some_and(|ends| Instant::now() >= ends) {
-            break;
-        }
-        // Without a wait while the next is there; what is due together goes out together.
-        let next = match due.try_recv() {
-            Ok(next) => next,
-            Err(_) => {
-                flush(&mut batch, sender, progress, done, began).await?;
-                match due.recv().await {
-                    Some(next) => next,
-                    None => break,
+        let next = match &mut source {
+            Source::Files(replay) => {
+                let mut record = FeedRecord::default();
+                if !replay.read(&mut record)? {
+                    return Ok(source);
+                }
+                Next { value: record.value, time_ms: record.time_ms, done: replay.progress().bytes_read }
+            }
+            Source::Simulation(simulation, made) => {
+                if *stopped.borrow() {
+                    simulation.stop();
+                }
+                *made += 1;
+                match simulation.generate() {
+                    Some(record) => Next { value: record.value.to_owned(), time_ms: None, done: *made },
+                    None => return Ok(source),
                 }
             }
         };
-        let at = began.checked_add(next.due).filter(|at| ends.is_none_or(|ends| *at < ends));
-        if at.is_none_or(|at| at > Instant::now() + TOGETHER) || batch.is_full() {
-            flush(&mut batch, sender, progress, done, began).await?;
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => break,
-            }
+        if ahead.blocking_send(next).is_err() {
+            return Ok(source);
         }
-        batch.push(&next.value);
-        done = next.done;
     }
-    flush(&mut batch, sender, progress, done, began).await
 }
 
-async fn flush(
-    batch: &mut Batch,
-    sender: &mut Sender,
-    progress: &ProgressBar,
-    done: u64,
+/// Puts records into batches and sends them.
+struct Writer<'a> {
+    sender: &'a mut Sender,
+    progress: &'a ProgressBar,
     began: Instant,
-) -> anyhow::Result<()> {
-    if batch.is_empty() {
-        return Ok(());
-    }
-    sender.send(std::mem::take(batch)).await?;
-    progress.set_position(done);
-    let rate = sender.records as f64 / began.elapsed().as_secs_f64().max(0.001);
-    progress.set_message(format!("{} records, {rate:.0}/s", sender.records));
-    Ok(())
+    batch: Batch,
+    done: u64,
 }
 
-/// Endless made-up records for the demo, as key and value.
-pub fn made(topic: &str, seed: u64) -> anyhow::Result<Box<dyn Iterator<Item = (String, Vec<u8>)> + Send>> {
-    sources::made(topic, seed)
+impl Writer<'_> {
+    /// Sends until the records end or `stopped`; then `whole` sends what was made already, at once.
+    async fn write(
+        mut self,
+        mut records: mpsc::Receiver<Next>,
+        mut pacer: Pacer,
+        mut stopped: watch::Receiver<bool>,
+        whole: bool,
+    ) -> anyhow::Result<()> {
+        loop {
+            let stopping = *stopped.borrow();
+            if stopping && !whole {
+                break;
+            }
+            // Without a wait while the next is there: what is due together goes out together.
+            let next = match records.try_recv() {
+                Ok(next) => next,
+                Err(_) => {
+                    self.flush().await?;
+                    tokio::select! {
+                        next = records.recv() => match next {
+                            Some(next) => next,
+                            None => break,
+                        },
+                        _ = stopped.wait_for(|stopped| *stopped), if !stopping => continue,
+                    }
+                }
+            };
+            let now = Instant::now();
+            let wait = if stopping { Duration::ZERO } else { pacer.wait(now.into_std(), next.time_ms) };
+            if wait > TOGETHER || self.batch.is_full() {
+                self.flush().await?;
+            }
+            if wait > TOGETHER {
+                tokio::select! {
+                    // A time too far off is as good as never.
+                    () = tokio::time::sleep(wait.saturating_sub(now.elapsed())) => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => if !whole { break },
+                }
+            }
+            self.batch.push(&next.value);
+            self.done = next.done;
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> anyhow::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.sender.send(std::mem::take(&mut self.batch)).await?;
+        self.progress.set_position(self.done);
+        let rate = self.sender.records as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        self.progress.set_message(format!("{} records, {rate:.0}/s", self.sender.records));
+        Ok(())
+    }
 }

@@ -3,7 +3,6 @@
 use crate::cli::client::{Client, RequestError};
 use anyhow::{Context, anyhow};
 use reqwest::Method;
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 /// At most so many records in one request.
@@ -62,11 +61,11 @@ pub struct Sender {
 
 impl Sender {
     /// `key` is a JSON Pointer to what chooses the partition.
-    pub fn new(client: Client, topic: &str, key: Option<&str>) -> Self {
-        // The hasher's seed is the standard library's random number; two of them are 128 bits.
-        let random = || RandomState::new().hash_one(std::process::id());
-        let run = format!("feed-{:016x}{:016x}", random(), random());
-        Sender { client, topic: topic.to_owned(), key: key.map(str::to_owned), run, batches: 0, records: 0 }
+    pub fn new(client: Client, topic: &str, key: Option<&str>) -> anyhow::Result<Self> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|e| anyhow!("the system gives no random numbers: {e}"))?;
+        let run = format!("feed-{:032x}", u128::from_le_bytes(random));
+        Ok(Sender { client, topic: topic.to_owned(), key: key.map(str::to_owned), run, batches: 0, records: 0 })
     }
 
     /// Sends a batch and waits until it is durable. Tries again, under the same idempotency key, where
@@ -165,9 +164,10 @@ mod tests {
     #[tokio::test]
     async fn a_batch_is_tried_again_under_its_key_and_the_next_has_another() {
         let busy = "429 Too Many Requests";
-        let (url, serving) = server(vec![None, Some(busy), Some("503 Service Unavailable"), Some("200 OK"), Some("200 OK")]);
+        let (url, serving) =
+            server(vec![None, Some(busy), Some("503 Service Unavailable"), Some("200 OK"), Some("200 OK")]);
         let client = Client::new(url.parse().unwrap()).unwrap();
-        let mut sender = Sender::new(client, "t", Some("/k"));
+        let mut sender = Sender::new(client, "t", Some("/k")).unwrap();
         sender.send(batch(r#"{"k":1}"#)).await.unwrap();
         sender.send(batch(r#"{"k":2}"#)).await.unwrap();
         assert_eq!(sender.records, 2);
@@ -180,7 +180,7 @@ mod tests {
     async fn a_refusal_is_not_tried_again() {
         let (url, serving) = server(vec![Some("404 Not Found")]);
         let client = Client::new(url.parse().unwrap()).unwrap();
-        assert!(Sender::new(client, "t", None).send(batch("1")).await.is_err());
+        assert!(Sender::new(client, "t", None).unwrap().send(batch("1")).await.is_err());
         assert_eq!(serving.join().unwrap().len(), 1);
     }
 }

@@ -232,8 +232,7 @@ impl Screen {
 fn rows(sections: &[Section], width: usize) -> Vec<Line<'static>> {
     let groups = sections.iter().flat_map(|s| &s.lines).map(|l| Span::from(plain(&l.group).into_owned()).width());
     let group_width = groups.max().unwrap_or(0).min(GROUP_WIDTH_MAX).min(width / 3);
-    let value_width =
-        sections.iter().flat_map(|s| &s.lines).map(|l| l.value.to_string().len()).max().unwrap_or(0);
+    let value_width = sections.iter().flat_map(|s| &s.lines).map(|l| l.value.to_string().len()).max().unwrap_or(0);
     let mut rows = Vec::new();
     for section in sections {
         let total = section.total.map(|total| format!("  {total}")).unwrap_or_default();
@@ -304,8 +303,7 @@ mod tests {
     }
 
     fn screen(lines: usize) -> Screen {
-        let tallies: Vec<String> =
-            (0..lines).map(|n| format!(r#"{{"group":"g{n}","value":{}}}"#, lines - n)).collect();
+        let tallies: Vec<String> = (0..lines).map(|n| format!(r#"{{"group":"g{n}","value":{}}}"#, lines - n)).collect();
         let total = lines * (lines + 1) / 2;
         let claims = r#""claims":0,"counted":0,"superseded":0,"duplicate":0,"late":0,"voided":0"#;
         let data = format!(
