@@ -88,10 +88,6 @@ impl Problem {
         self.faults = faults;
         self
     }
-
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
 }
 
 impl IntoResponse for Problem {
