@@ -166,7 +166,7 @@ async fn create(
     }
     let host = shared.host.clone();
     let topic = blocking(move || -> Result<TopicItem, Problem> {
-        let (log, config) = (host.log(), TopicConfig::default());
+        let (log, config) = (host.log(), host.topic_config());
         log.create_topic(&new.name, new.partitions, config)?;
         let state = log.topic(&new.name)?.ok_or_else(|| Problem::unknown("the topic was deleted at once"))?;
         Ok(TopicItem::new(state, config))

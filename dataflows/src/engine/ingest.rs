@@ -212,6 +212,7 @@ impl Input {
             }
             Judged::Rejected(reason) => {
                 read.records.rejected += 1;
+                read.rejected = Some((position, reason.to_string()));
                 read.output.facts.push(Fact::Rejected(Rejected {
                     position,
                     timestamp_ms: record.timestamp_ms,
@@ -274,6 +275,7 @@ struct Reading<'o> {
     newest: &'o mut NewestRing,
     records: RecordChanges,
     irrelevant: Option<(Position, &'static str)>,
+    rejected: Option<(Position, String)>,
 }
 
 impl Partition {
@@ -297,7 +299,8 @@ impl Partition {
     ) -> Result<usize, Failure> {
         let budget = Budget { until: self.bound(), ..budget };
         let Some(reader) = &mut self.reader else { return Ok(0) };
-        let mut reading = Reading { output, newest, records: RecordChanges::default(), irrelevant: None };
+        let mut reading =
+            Reading { output, newest, records: RecordChanges::default(), irrelevant: None, rejected: None };
         let (from_ms, until_ms) = (self.from_ms, self.until_ms);
         let (mut stopped, mut beyond) = (None, false);
         let polled = reader.poll(budget, &mut |record| {
@@ -343,10 +346,14 @@ impl Partition {
         }
         self.next = stopped.unwrap_or(polled.next);
         self.done = stopped.is_some() || self.until.is_some_and(|until| self.next >= until);
-        let Reading { records, irrelevant, output, .. } = reading;
+        let Reading { records, irrelevant, rejected, output, .. } = reading;
         if let Some((position, reason)) = irrelevant {
             let reason = Some(reason.to_owned());
             output.facts.push(Fact::Newest(Newest { class: Class::Irrelevant, position, other: None, reason }));
+        }
+        if let Some((position, reason)) = rejected {
+            let reason = Some(reason);
+            output.facts.push(Fact::Newest(Newest { class: Class::Rejected, position, other: None, reason }));
         }
         let (input, partition) = (self.input as u32, self.id);
         output.facts.push(Fact::Read { input, partition, next: self.next, end: polled.end, records });
