@@ -168,6 +168,9 @@ fn ingest<'scope>(
                     Err(failure) => return job.fail(failure),
                 }
                 behind = reader.has_more();
+                if let Some(wait) = reader.retry_after() {
+                    activator.activate_after(wait);
+                }
             }
             if let Some(halt) = halting.filter(|_| reader.is_halted()) {
                 halting = None;

@@ -76,6 +76,9 @@ fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<Jo
     let inputs = root
         .need("input", "name what is read in an [[input]] with topic and format", faults)
         .and_then(|f| each(&f, "[[input]]", INPUTS_MAX, faults, |f, faults| input(f, around, faults)));
+    if let (Some(inputs), Some(field)) = (&inputs, root.get("input")) {
+        read_once(inputs, &field, faults);
+    }
     let tally = match root.get("tally") {
         Some(field) => {
             // Whether the inputs are messages is judged only where all their formats are known.
@@ -100,6 +103,16 @@ fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<Jo
     }
     dataflow?;
     Some(JobSpec { name: name?, dataflow: Dataflow::Tally(tally?), inputs: inputs?, sinks: sinks? })
+}
+
+/// Offsets are told by topic, so a topic is read by one input of a job.
+fn read_once(inputs: &[InputSpec], field: &Field<'_>, faults: &mut Faults) {
+    for (number, input) in inputs.iter().enumerate() {
+        if inputs[..number].iter().any(|before| before.topic == input.topic) {
+            let message = format!("topic {} is read by an input above; read it once, or in another job", shown(&input.topic));
+            field.fault::<()>(faults, message);
+        }
+    }
 }
 
 /// All elements of an array of tables, every one of them judged.
