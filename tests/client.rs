@@ -264,7 +264,7 @@ fn a_replay_sends_every_record_once_with_the_key_for_its_partition() {
     assert_eq!(requests[0].line, "POST /api/topics/t/records?key=%2Fk HTTP/1.1");
     assert_eq!(requests[0].header("idempotency-key"), requests[1].header("idempotency-key"));
     let arrived: String = requests[1..].iter().map(|r| r.body.as_str()).collect();
-    assert_eq!(arrived, "{\"k\":\"a\",\"v\":\"1\"}\n{\"k\":\"b\",\"v\":\"2\"}\n");
+    assert_eq!(arrived, "{\"k\":\"a\",\"v\":1}\n{\"k\":\"b\",\"v\":2}\n");
 }
 
 #[test]
