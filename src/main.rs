@@ -8,6 +8,11 @@ mod server;
 
 use std::process::ExitCode;
 
+/// Claims are made on one thread and dropped on another, which the system's allocator does at a
+/// quarter of the engine's time on posts.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }

@@ -78,7 +78,7 @@ fn read(dir: &Path, topic: &str, records: usize) -> Result<f64, Failure> {
     let start = Instant::now();
     let (mut count, mut bytes) = (0, 0);
     loop {
-        let budget = Budget { records_max: 4096, bytes_max: 1 << 20 };
+        let budget = Budget { records_max: 4096, bytes_max: 1 << 20, until: Offset(u64::MAX) };
         let polled = reader.poll(budget, &mut |record| bytes += record.value.map_or(0, <[u8]>::len))?;
         count += polled.records;
         if polled.next >= polled.end {

@@ -129,6 +129,10 @@ mod tests {
         }
     }
 
+    fn offsets(letters: &DeadLetters, job: &str, after: Option<&(String, u32, u64)>) -> Vec<u64> {
+        letters.list(job, after, 10).unwrap().iter().map(|l| l.offset).collect()
+    }
+
     #[test]
     fn letters_are_kept_once_and_the_oldest_go_first() {
         let dir = tempfile::tempdir().unwrap();
@@ -136,8 +140,6 @@ mod tests {
         letters.add("a", &[letter(0), letter(1)]).unwrap();
         letters.add("a", &[letter(1), letter(2), letter(3), letter(4)]).unwrap();
         letters.add("b", &[letter(0)]).unwrap();
-        let offsets =
-            |l: &DeadLetters, job, after| l.list(job, after, 10).unwrap().iter().map(|l| l.offset).collect::<Vec<_>>();
         assert_eq!(offsets(&letters, "a", None), [2, 3, 4]);
         assert_eq!(offsets(&letters, "a", Some(&("t".into(), 0, 3))), [4]);
         assert_eq!(letters.list("b", None, 1).unwrap(), [letter(0)]);

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation, Workload};
-use tallyflow_connectors::log::embedded::TopicConfig;
 use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer, Source};
 use tracing::warn;
 
@@ -94,7 +93,7 @@ fn prepare(node: &Node) -> anyhow::Result<()> {
 
 fn create_topic(node: &Node, topic: &str) -> anyhow::Result<()> {
     if node.log().topic(topic)?.is_none() {
-        node.log().create_topic(topic, PARTITIONS, TopicConfig::default())?;
+        node.log().create_topic(topic, PARTITIONS, node.topic_config())?;
     }
     Ok(())
 }

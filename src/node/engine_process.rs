@@ -15,7 +15,7 @@ use tallyflow_dataflows::update::EngineEvent;
 
 /// What goes out through the writer's thread.
 enum Outgoing {
-    Event(EngineEvent),
+    Event(Box<EngineEvent>),
     Frame(FromEngine),
 }
 
@@ -45,7 +45,7 @@ pub fn run() -> anyhow::Result<()> {
         formats: Arc::new(BuiltinFormats),
         deliver: Arc::new(move |event| {
             // The writer's thread ends with the process only.
-            events.send(Outgoing::Event(event)).ok();
+            events.send(Outgoing::Event(Box::new(event))).ok();
         }),
     })
     .map_err(anyhow::Error::msg)?;

@@ -282,7 +282,8 @@ impl Job {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || matches!(inner.state, JobState::Failed | JobState::Cancelled) {
+            // Another request may have let it read on.
+            if left.is_zero() || inner.halt.is_none() || matches!(inner.state, JobState::Failed | JobState::Cancelled) {
                 return false;
             }
             (inner, _) = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner);

@@ -60,7 +60,7 @@ impl Node {
         };
         let name = record.spec.name.clone();
         self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
-        self.control.put_job(&record).map_err(|e| failed(&e))?;
+        self.control.put_job(&record)?;
         std::fs::remove_file(self.last_results(&name)).ok();
         let job = self.add(&record);
         let running = self.running();
@@ -120,20 +120,23 @@ impl Node {
     /// Ends the job. Blocks until it has ended (drain: until it has read to the ends of its log as they
     /// are now, and its sinks hold that).
     pub fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> {
-        let _one_at_a_time = lock(&self.changing);
         let job = self.job(name)?;
-        let state = job.state();
-        if state == JobState::Cancelled {
-            return Ok(job);
-        }
-        if mode == CancelMode::Drain && is_live(state) {
-            let ends = self.ends(&job).map_err(|e| JobError::Failed(e.to_string()))?;
-            self.halt(&job, Some(ends), false);
+        if mode == CancelMode::Drain && is_live(job.state()) {
+            {
+                // Not held while it drains: other jobs come and go meanwhile.
+                let _one_at_a_time = lock(&self.changing);
+                let ends = self.ends(&job).map_err(|e| JobError::Failed(e.to_string()))?;
+                self.halt(&job, Some(ends), false);
+            }
             if !job.wait_for_halt(Instant::now() + DRAIN_WAIT) && is_live(job.state()) {
                 return Err(JobError::Failed(format!(
-                    "job {name:?} has not read to the ends yet; it goes on, ask again or cancel it with mode=now"
+                    "job {name:?} has not read to the ends; ask again, or cancel it with mode=now"
                 )));
             }
+        }
+        let _one_at_a_time = lock(&self.changing);
+        if job.state() == JobState::Cancelled {
+            return Ok(job);
         }
         if let Some(running) = self.running().as_ref() {
             running.link.command(Command::Remove(job.id));
@@ -235,7 +238,7 @@ impl Node {
             wanted,
             paused_at,
         };
-        self.control.put_job(&record).map_err(|e| JobError::Failed(e.to_string()))
+        Ok(self.control.put_job(&record)?)
     }
 
     fn last_results(&self, name: &str) -> PathBuf {

@@ -107,8 +107,7 @@ impl Link {
                 (std::mem::take(&mut waiting.frames), std::mem::take(&mut waiting.ends))
             };
             let ends = ends.into_iter().map(|((topic, partition), end)| ToEngine::Appended { topic, partition, end });
-            let all = frames.into_iter().chain(ends);
-            let sent = all.map(|frame| write_frame(&mut out, &frame)).collect::<Result<(), _>>();
+            let sent = frames.into_iter().chain(ends).try_for_each(|frame| write_frame(&mut out, &frame));
             // An engine that is gone is noticed by whoever reads from it.
             if sent.and_then(|()| out.flush()).is_err() {
                 return;

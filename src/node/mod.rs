@@ -34,11 +34,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
 use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
-use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions, Retention, TopicConfig};
 use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::Group;
+use tallyflow_dataflows::source::ProduceError;
 use tallyflow_dataflows::spec::Fault;
 use tallyflow_dataflows::update::JobId;
 use tokio::sync::watch;
@@ -69,6 +70,9 @@ pub enum SubmitError {
     /// Every fault of the job file.
     #[error("the job file has {} faults", .0.len())]
     Faults(Vec<Fault>),
+    /// What must survive could not be written.
+    #[error("the job can't be noted: {0}")]
+    Log(#[from] ProduceError),
     #[error("{0}")]
     Failed(String),
 }
@@ -81,6 +85,9 @@ pub enum JobError {
     /// It is in a state in which that can't be.
     #[error("job {name:?} is {state}: {remedy}")]
     State { name: String, state: &'static str, remedy: &'static str },
+    /// What must survive could not be written.
+    #[error("what is wanted of the job can't be noted: {0}")]
+    Log(#[from] ProduceError),
     #[error("{0}")]
     Failed(String),
 }
@@ -222,6 +229,12 @@ impl Node {
     /// The log; the node is its only writer.
     pub fn log(&self) -> &Arc<EmbeddedLog> {
         &self.log
+    }
+
+    /// What a new topic is made with: the configured retention.
+    pub fn topic_config(&self) -> TopicConfig {
+        let retention = Retention { age: self.config.log.retention_age, bytes: self.config.log.retention_bytes };
+        TopicConfig { retention, ..TopicConfig::default() }
     }
 
     /// All jobs by name, cancelled ones too.

@@ -121,7 +121,7 @@ impl Node {
                 self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
                 self.pulse.silence_ms.store(silence_ms, Ordering::Release);
             }
-            FromEngine::Event(event) => self.on_event(event),
+            FromEngine::Event(event) => self.on_event(*event),
         }
     }
 

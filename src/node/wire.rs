@@ -35,7 +35,7 @@ pub enum ToEngine {
 pub enum FromEngine {
     /// The workers run.
     Ready,
-    Event(EngineEvent),
+    Event(Box<EngineEvent>),
     /// The answer to a ping: for how long the slowest worker has not come round.
     Pong {
         ping: u64,

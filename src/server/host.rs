@@ -7,7 +7,7 @@ use crate::node::{
 };
 use std::sync::Arc;
 use tallyflow_connectors::dead_letters::DeadLetter;
-use tallyflow_connectors::log::embedded::EmbeddedLog;
+use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
 pub trait Host: Send + Sync + 'static {
@@ -37,6 +37,8 @@ pub trait Host: Send + Sync + 'static {
     /// Whether the engine runs and every job that should run does.
     fn ready(&self) -> Result<(), String>;
 
+    /// What a new topic is made with.
+    fn topic_config(&self) -> TopicConfig;
     /// The log; all that is appended goes through it.
     fn log(&self) -> &Arc<EmbeddedLog>;
     /// Whether a topic is the node's own: not listed, not read or written from outside.
@@ -81,6 +83,9 @@ impl Host for Node {
     }
     fn ready(&self) -> Result<(), String> {
         self.ready()
+    }
+    fn topic_config(&self) -> TopicConfig {
+        self.topic_config()
     }
     fn log(&self) -> &Arc<EmbeddedLog> {
         self.log()

@@ -134,7 +134,8 @@ impl From<DeadLetter> for DeadLetterItem {
     params(
         ("job" = String, Path, description = "The job's name"),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless said"),
-        ("after" = Option<String>, Query, description = "The `next` of the answer before: topic/partition/offset"),
+        ("after" = Option<String>, Query, pattern = "^.+/[0-9]{1,5}/[0-9]{1,13}$",
+            description = "The `next` of the answer before: topic/partition/offset"),
     ),
     responses(
         (status = 200, description = "The dead letters", body = Items<DeadLetterItem>),

@@ -128,7 +128,8 @@ pub async fn run(
         description = "Keeps tallies current and exact: records in, live counts out. Errors are RFC 9457 problem documents.",
         license(name = "MIT OR Apache-2.0"),
     ),
-    components(responses(Problem)),
+    // Named by parameters, which don't bring their schemas along.
+    components(responses(Problem), schemas(crate::node::CancelMode, tallies::Format)),
     tags(
         (name = "jobs", description = "Submitting, looking after and ending jobs"),
         (name = "results", description = "What jobs come to, and what became of records"),

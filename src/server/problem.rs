@@ -120,6 +120,7 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Taken(_) => Problem::new(StatusCode::CONFLICT, detail),
             SubmitError::Faults(faults) => Problem::refused(detail).with_faults(faults),
+            SubmitError::Log(error) => error.into(),
             SubmitError::Failed(_) => Problem::internal(detail),
         }
     }
@@ -131,6 +132,7 @@ impl From<JobError> for Problem {
         match error {
             JobError::Unknown(_) => Problem::unknown(detail),
             JobError::State { .. } => Problem::new(StatusCode::CONFLICT, detail),
+            JobError::Log(error) => error.into(),
             JobError::Failed(_) => Problem::internal(detail),
         }
     }

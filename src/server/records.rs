@@ -39,7 +39,7 @@ pub struct AppendedOffsets {
         ("topic" = String, Path, description = "The topic's name"),
         ("key" = Option<String>, Query,
             description = "JSON Pointer to the key within each line; a line without it goes to any partition"),
-        ("Idempotency-Key" = Option<String>, Header,
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$",
             description = "The same key with the same records appends nothing and answers the same offsets"),
     ),
     request_body(content = String, content_type = "application/x-ndjson", description = "One record a line"),

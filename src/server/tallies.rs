@@ -95,9 +95,10 @@ async fn tallies(
     Ok(response)
 }
 
+/// How tallies are answered.
 #[derive(Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
-enum Format {
+pub enum Format {
     Json,
     Csv,
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_connectors::dead_letters::DeadLetter;
-use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions, TopicConfig};
 use tallyflow_dataflows::claim::LineId;
 use tallyflow_dataflows::engine::facts::{ClaimChanges, RecordChanges};
 use tallyflow_dataflows::engine::job::{InstallInput, Start};
@@ -180,6 +180,9 @@ impl Host for TestHost {
             Some(job) => Err(format!("job {:?} is failed", job.name())),
             None => Ok(()),
         }
+    }
+    fn topic_config(&self) -> TopicConfig {
+        TopicConfig::default()
     }
     fn log(&self) -> &Arc<EmbeddedLog> {
         &self.log

@@ -166,7 +166,7 @@ async fn create(
     }
     let host = shared.host.clone();
     let topic = blocking(move || -> Result<TopicItem, Problem> {
-        let (log, config) = (host.log(), TopicConfig::default());
+        let (log, config) = (host.log(), host.topic_config());
         log.create_topic(&new.name, new.partitions, config)?;
         let state = log.topic(&new.name)?.ok_or_else(|| Problem::unknown("the topic was deleted at once"))?;
         Ok(TopicItem::new(state, config))
@@ -218,6 +218,7 @@ impl From<OwnedRecord> for RecordItem {
         (status = 200, description = "The records; `next` is the `from` to go on with", body = Items<RecordItem>),
         (status = 400, response = Problem),
         (status = 404, response = Problem),
+        (status = 410, description = "The records from there on are no longer kept", body = Problem, content_type = "application/problem+json"),
         (status = 500, response = Problem),
     ),
 )]
@@ -233,13 +234,13 @@ async fn read(State(shared): State<Arc<Shared>>, Name(topic): Name, mut query: Q
     let host = shared.host.clone();
     let read = move || -> Result<_, SourceError> {
         let log = host.log();
-        let from = match from {
-            Some(from) => Offset(from),
-            None => {
-                let state = log.topic(&topic)?.ok_or_else(|| SourceError::UnknownTopic { topic: topic.clone() })?;
-                state.partitions.get(partition.0 as usize).map_or(Offset(0), |p| p.start)
-            }
-        };
+        let state = log.topic(&topic)?.ok_or_else(|| SourceError::UnknownTopic { topic: topic.clone() })?;
+        let state = state.partitions.get(partition.0 as usize);
+        let from = from.map_or_else(|| state.map_or(Offset(0), |p| p.start), Offset);
+        if state.is_some_and(|state| from > state.end) {
+            // Nothing stands there yet.
+            return Ok(Vec::new());
+        }
         log.read_range(&topic, partition, from, limit + 1)
     };
     let mut records = blocking(read).await?;

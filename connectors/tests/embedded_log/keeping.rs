@@ -73,7 +73,7 @@ fn what_is_gone_is_named_to_who_opens_and_to_who_lags() {
     for n in 0..5 {
         append(&log, "t", &[&format!("record {n}")]);
     }
-    let first = lagging.poll(Budget { records_max: 1, bytes_max: 1 }, &mut |_| ()).unwrap();
+    let first = lagging.poll(Budget { records_max: 1, bytes_max: 1, ..ALL }, &mut |_| ()).unwrap();
     assert_eq!(first.next, Offset(1));
     log.enforce_retention().unwrap();
     let gone =

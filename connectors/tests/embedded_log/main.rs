@@ -24,7 +24,7 @@ use tallyflow_dataflows::source::{Appended, Budget, NewRecord, PartitionSource, 
 const P0: PartitionId = PartitionId(0);
 
 /// A budget that no test reaches.
-const ALL: Budget = Budget { records_max: usize::MAX, bytes_max: usize::MAX };
+const ALL: Budget = Budget { records_max: usize::MAX, bytes_max: usize::MAX, until: Offset(u64::MAX) };
 
 fn open(dir: &Path) -> EmbeddedLog {
     EmbeddedLog::open(dir, LogOptions::default()).unwrap()

@@ -103,7 +103,7 @@ proptest! {
                     let from = (from * (wanted.len() + 1) as f64) as usize;
                     let partition = PartitionId(partition);
                     let mut reader = log.open(topics[topic], partition, Offset(from as u64), no_waker()).unwrap();
-                    let got = drain(&mut *reader, Budget { records_max, bytes_max });
+                    let got = drain(&mut *reader, Budget { records_max, bytes_max, ..ALL });
                     prop_assert_eq!(got.len(), wanted.len() - from);
                     let mut last_ms = 0;
                     for (at, record) in got.iter().enumerate() {
@@ -161,7 +161,7 @@ proptest! {
         let from = (from * end as f64) as u64;
         wanted.retain(|(offset, ..)| *offset >= from);
         let mut reader = log.open("jobs", P0, Offset(from), no_waker()).unwrap();
-        let got: Vec<(u64, u8, Option<usize>)> = drain(&mut *reader, Budget { records_max: 2, bytes_max: 100 })
+        let got: Vec<(u64, u8, Option<usize>)> = drain(&mut *reader, Budget { records_max: 2, bytes_max: 100, ..ALL })
             .into_iter().map(|r| (r.offset.0, r.key.unwrap()[0], r.value.map(|v| v.len()))).collect();
         prop_assert_eq!(got, wanted);
     }

@@ -54,7 +54,33 @@ fn a_reader_may_begin_in_the_middle_of_a_batch() {
     append(&log, "t", &["0", "1", "2", "3"]);
     append(&log, "t", &["4"]);
     let mut reader = log.open("t", P0, Offset(2), no_waker()).unwrap();
-    assert_eq!(values(&drain(&mut *reader, Budget { records_max: 1, bytes_max: 1 })), ["2", "3", "4"]);
+    assert_eq!(values(&drain(&mut *reader, Budget { records_max: 1, bytes_max: 1, ..ALL })), ["2", "3", "4"]);
+}
+
+#[test]
+fn a_reader_stops_at_the_offset_its_budget_names_and_goes_on_from_there() {
+    for compacted in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        log.create_topic("t", 1, TopicConfig { compacted, ..TopicConfig::default() }).unwrap();
+        let key = |n: &str| n.as_bytes().to_vec();
+        for batch in [vec!["0", "1", "2", "3"], vec!["4", "5"]] {
+            let keys: Vec<_> = batch.iter().map(|n| key(n)).collect();
+            let record = |(key, value): (&'_ Vec<u8>, &&'static str)| (key.clone(), *value);
+            let records: Vec<_> = keys.iter().zip(&batch).map(record).collect();
+            let records: Vec<_> = (records.iter())
+                .map(|(key, value)| NewRecord { key: Some(key), value: Some(value.as_bytes()) })
+                .collect();
+            log.append("t", &records, None).unwrap();
+        }
+        let mut reader = log.open("t", P0, Offset(0), no_waker()).unwrap();
+        let mut read = Vec::new();
+        for until in [0, 1, 3, 4, 5, 6].map(Offset) {
+            let polled = reader.poll(Budget { until, ..ALL }, &mut |record| read.push(record.offset.0)).unwrap();
+            assert_eq!((polled.next, read.len() as u64), (until, until.0), "compacted: {compacted}");
+        }
+        assert_eq!(read, [0, 1, 2, 3, 4, 5]);
+    }
 }
 
 #[test]

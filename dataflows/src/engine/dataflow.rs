@@ -168,6 +168,9 @@ fn ingest<'scope>(
                     Err(failure) => return job.fail(failure),
                 }
                 behind = reader.has_more();
+                if let Some(wait) = reader.retry_after() {
+                    activator.activate_after(wait);
+                }
             }
             if let Some(halt) = halting.filter(|_| reader.is_halted()) {
                 halting = None;
@@ -221,7 +224,7 @@ fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing) 
                 }
                 let mut changes = standing.take_changes();
                 let claims = changes.subjects.drain(..).map(|(subject, changes)| Fact::Claims { subject, changes });
-                let newest = changes.newest.drain(..).map(Fact::Newest);
+                let newest = standing.take_newest().map(Fact::Newest);
                 facts_out.activate().session(&capabilities[2]).give_iterator(claims.chain(newest));
                 sums_out
                     .activate()

@@ -12,9 +12,21 @@ use crate::operators::extremes::Detail;
 use crate::operators::tally::Sums;
 use crate::record::RecordRef;
 use crate::source::{Budget, PartitionSource, Source, Waker};
+use std::time::{Duration, Instant};
 
 /// What one turn of the source may read before other operators get theirs.
 const BUDGET: Budget = Budget { records_max: 8_192, bytes_max: 2 << 20, until: Offset(u64::MAX) };
+
+/// How long a partition that can't be read is left alone, and after how long the job gives up.
+const TROUBLE_PAUSE: Duration = Duration::from_millis(200);
+const TROUBLE_MAX: Duration = Duration::from_secs(60);
+
+/// Reading that fails.
+#[derive(Clone, Copy)]
+struct Trouble {
+    since: Instant,
+    again: Instant,
+}
 
 /// What a turn has made.
 #[derive(Default)]
@@ -54,6 +66,8 @@ struct Partition {
     next: Offset,
     until: Option<Offset>,
     halt: Option<Offset>,
+    /// While reading it fails in a way that may pass.
+    trouble: Option<Trouble>,
     from_ms: Option<i64>,
     until_ms: Option<i64>,
     done: bool,
@@ -82,6 +96,7 @@ impl Ingest {
                     next: start.from,
                     until: start.until,
                     halt: None,
+                    trouble: None,
                     from_ms: input.from_ms,
                     until_ms: input.until_ms,
                     done: false,
@@ -105,6 +120,12 @@ impl Ingest {
     /// Whether there is something to read now.
     pub fn has_more(&self) -> bool {
         self.partitions.iter().any(Partition::has_more)
+    }
+
+    /// How long until a partition that could not be read is tried again, if one waits for that.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let waits = self.partitions.iter().filter_map(|p| p.trouble);
+        waits.map(|t| t.again.saturating_duration_since(Instant::now())).min()
     }
 
     /// Bounds what is read from now on; without a halt only the job's own bounds hold.
@@ -191,6 +212,7 @@ impl Input {
             }
             Judged::Rejected(reason) => {
                 read.records.rejected += 1;
+                read.rejected = Some((position, reason.to_string()));
                 read.output.facts.push(Fact::Rejected(Rejected {
                     position,
                     timestamp_ms: record.timestamp_ms,
@@ -253,12 +275,14 @@ struct Reading<'o> {
     newest: &'o mut NewestRing,
     records: RecordChanges,
     irrelevant: Option<(Position, &'static str)>,
+    rejected: Option<(Position, String)>,
 }
 
 impl Partition {
     fn has_more(&self) -> bool {
         let bound = self.bound();
-        !self.done && self.reader.as_ref().is_some_and(|reader| self.next < bound.min(reader.end()))
+        let waits = self.trouble.is_some_and(|t| t.again > Instant::now());
+        !self.done && !waits && self.reader.as_ref().is_some_and(|reader| self.next < bound.min(reader.end()))
     }
 
     /// The first offset that is not to be read now.
@@ -275,7 +299,8 @@ impl Partition {
     ) -> Result<usize, Failure> {
         let budget = Budget { until: self.bound(), ..budget };
         let Some(reader) = &mut self.reader else { return Ok(0) };
-        let mut reading = Reading { output, newest, records: RecordChanges::default(), irrelevant: None };
+        let mut reading =
+            Reading { output, newest, records: RecordChanges::default(), irrelevant: None, rejected: None };
         let (from_ms, until_ms) = (self.from_ms, self.until_ms);
         let (mut stopped, mut beyond) = (None, false);
         let polled = reader.poll(budget, &mut |record| {
@@ -296,7 +321,21 @@ impl Partition {
                     stopped = Some(record.offset);
                 }
             }
-        })?;
+        });
+        let polled = match polled {
+            Ok(polled) => polled,
+            // Nothing was lent and the position is as it was: try again in a while.
+            Err(error) if error.retryable() && self.trouble.is_none_or(|t| t.since.elapsed() < TROUBLE_MAX) => {
+                let since = self.trouble.map_or_else(Instant::now, |t| t.since);
+                if self.trouble.is_none() {
+                    tracing::warn!("{}/{} can't be read just now: {error}", self.topic, self.id);
+                }
+                self.trouble = Some(Trouble { since, again: Instant::now() + TROUBLE_PAUSE });
+                return Ok(0);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.trouble = None;
         if beyond {
             return Err(Failure::new(format!(
                 "{}/{} goes beyond offset {}, the last that a job can count",
@@ -307,10 +346,14 @@ impl Partition {
         }
         self.next = stopped.unwrap_or(polled.next);
         self.done = stopped.is_some() || self.until.is_some_and(|until| self.next >= until);
-        let Reading { records, irrelevant, output, .. } = reading;
+        let Reading { records, irrelevant, rejected, output, .. } = reading;
         if let Some((position, reason)) = irrelevant {
             let reason = Some(reason.to_owned());
             output.facts.push(Fact::Newest(Newest { class: Class::Irrelevant, position, other: None, reason }));
+        }
+        if let Some((position, reason)) = rejected {
+            let reason = Some(reason);
+            output.facts.push(Fact::Newest(Newest { class: Class::Rejected, position, other: None, reason }));
         }
         let (input, partition) = (self.input as u32, self.id);
         output.facts.push(Fact::Read { input, partition, next: self.next, end: polled.end, records });

@@ -9,6 +9,7 @@
 use crate::accounting::Class;
 use crate::claim::{Claim, EntityHash, LineId, More, OrderKey};
 use crate::engine::facts::{ClaimChanges, Newest, NewestRing};
+use crate::number::SCALE;
 use crate::operators::extremes::Detail;
 use crate::operators::table::{Held, Table};
 use crate::operators::tally::Sums;
@@ -42,7 +43,6 @@ pub struct Changes {
     pub lines: Vec<(LineId, Sums)>,
     pub details: Vec<(LineId, Detail, i64)>,
     pub subjects: Vec<(u64, ClaimChanges)>,
-    pub newest: Vec<Newest>,
 }
 
 /// What an entity holds, packed into the table's 32 bits.
@@ -281,7 +281,12 @@ impl Standing {
                 for (place, add) in more.adds.iter().enumerate() {
                     let line = LineId { subject, group: add.group };
                     let index = self.lines.index(line);
-                    self.lines.sum(index, sign, add.value);
+                    // Counting needs no 256-bit arithmetic.
+                    if add.value == SCALE {
+                        self.lines.ones(index, sign);
+                    } else {
+                        self.lines.sum(index, sign, add.value);
+                    }
                     if self.detailed {
                         let detail = Detail::new(held.order, place, add.value, more.distinct.clone());
                         self.changed.details.push((line, detail, sign));

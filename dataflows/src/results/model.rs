@@ -3,6 +3,7 @@
 use crate::accounting::{Accounting, ClaimAccounting};
 use crate::ids::{Epoch, Offset};
 use crate::number::Decimal;
+use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -116,9 +117,10 @@ pub struct Tally {
     /// The value's part of the total, where there is a total that is not 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
-    /// Where the job asks for several aggregates, each by its name.
+    /// Where the job asks for several aggregates, each by its name, in the job's order.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aggregates: Option<BTreeMap<String, Decimal>>,
+    #[cfg_attr(feature = "schema", schema(value_type = Option<BTreeMap<String, Decimal>>))]
+    pub aggregates: Option<IndexMap<String, Decimal>>,
 }
 
 /// What changed between two epochs.
@@ -147,7 +149,8 @@ pub struct Change {
     pub was: Option<Decimal>,
     /// Where the job asks for several aggregates, what each is now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aggregates: Option<BTreeMap<String, Decimal>>,
+    #[cfg_attr(feature = "schema", schema(value_type = Option<BTreeMap<String, Decimal>>))]
+    pub aggregates: Option<IndexMap<String, Decimal>>,
 }
 
 /// Which lines a reader wants.

@@ -11,6 +11,7 @@ use crate::results::model::{Change, Delta, Filter, Group, ReadError, SubjectTall
 use crate::results::order::{Place, Ranking};
 use crate::spec::{Aggregate, Dataflow, JobSpec};
 use crate::update::{EpochUpdate, ReadTo};
+use indexmap::IndexMap;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -333,11 +334,18 @@ impl JobResults {
         self.shape.inputs.iter().zip(&self.inputs).map(|((topic, _), places)| (topic.as_str(), places.as_slice()))
     }
 
-    /// The offsets that these tallies stand for.
+    /// The offsets that these tallies stand for. Where two inputs read one topic, those that both have
+    /// come to.
     pub fn offsets(&self) -> BTreeMap<String, Vec<Offset>> {
-        self.inputs()
-            .map(|(topic, places)| (topic.to_owned(), places.iter().map(|(next, _)| *next).collect()))
-            .collect()
+        let mut offsets: BTreeMap<String, Vec<Offset>> = BTreeMap::new();
+        for (topic, places) in self.inputs() {
+            let next: Vec<Offset> = places.iter().map(|(next, _)| *next).collect();
+            match offsets.get_mut(topic) {
+                Some(of_both) => of_both.iter_mut().zip(next).for_each(|(a, b)| *a = b.min(*a)),
+                None => drop(offsets.insert(topic.to_owned(), next)),
+            }
+        }
+        offsets
     }
 
     /// The newest records of a class, oldest first.
@@ -543,7 +551,7 @@ impl JobResults {
         self.lines[line as usize].values.as_ref().and_then(|v| v.first().copied())
     }
 
-    fn named(&self, values: &[Decimal]) -> Option<BTreeMap<String, Decimal>> {
+    fn named(&self, values: &[Decimal]) -> Option<IndexMap<String, Decimal>> {
         (values.len() > 1).then(|| self.shape.aggregates.iter().cloned().zip(values.iter().copied()).collect())
     }
 

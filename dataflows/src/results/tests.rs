@@ -118,7 +118,7 @@ impl World {
     }
 }
 
-type Row = (Decimal, Option<BTreeMap<String, Decimal>>);
+type Row = (Decimal, Option<indexmap::IndexMap<String, Decimal>>);
 
 /// One who got a snapshot once and follows by deltas.
 #[derive(Clone)]

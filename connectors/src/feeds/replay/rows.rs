@@ -1,4 +1,7 @@
-//! CSV and TSV with a header: a row becomes a JSON object of strings, in the order of the columns.
+//! CSV and TSV with a header: a row becomes a JSON object in the order of the columns.
+//!
+//! A field that reads as a JSON number is one, digit for digit, so that a job can sum it; every other is a
+//! string. `007` and `1,5` so stay texts. As a part of a subject, a group or an entity either reads alike.
 
 use super::{RECORD_BYTES_MAX, Records, Trouble};
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
@@ -84,7 +87,11 @@ impl<R: BufRead + Send> Records for Rows<R> {
                 value.push(b',');
             }
             value.extend_from_slice(name);
-            write_string(field, value);
+            if is_number(field) {
+                value.extend_from_slice(field);
+            } else {
+                write_string(field, value);
+            }
         }
         value.push(b'}');
         if value.len() > RECORD_BYTES_MAX {
@@ -96,6 +103,26 @@ impl<R: BufRead + Send> Records for Rows<R> {
     fn record_line(&self) -> u64 {
         self.line
     }
+}
+
+/// Whether it is a number by JSON's grammar (RFC 8259, section 6).
+fn is_number(text: &[u8]) -> bool {
+    fn digits(text: &[u8]) -> Option<&[u8]> {
+        let n = text.iter().take_while(|b| b.is_ascii_digit()).count();
+        (n > 0).then(|| &text[n..])
+    }
+    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let Some(mut rest) = text.strip_prefix(b"0").or_else(|| digits(text)) else { return false };
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let Some(after) = digits(fraction) else { return false };
+        rest = after;
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let exponent = exponent.strip_prefix(b"+").or_else(|| exponent.strip_prefix(b"-")).unwrap_or(exponent);
+        let Some(after) = digits(exponent) else { return false };
+        rest = after;
+    }
+    rest.is_empty()
 }
 
 /// Writes a JSON string. Bytes that are no UTF-8 stay: the record is rejected where it is decoded.

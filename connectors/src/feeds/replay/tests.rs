@@ -80,12 +80,31 @@ fn an_element_across_buffers_stays_whole() {
 fn a_row_becomes_an_object_in_the_order_of_its_columns() {
     let files = Files::new();
     let csv = files.put("a.csv", b"\xef\xbb\xbfz,\"a \"\"b\"\"\"\r\n1,\"x,\r\ny\"\r\n,\t\r\n");
-    assert_eq!(texts(&csv), [r#"{"z":"1","a \"b\"":"x,\r\ny"}"#, r#"{"z":"","a \"b\"":"\t"}"#]);
+    assert_eq!(texts(&csv), [r#"{"z":1,"a \"b\"":"x,\r\ny"}"#, r#"{"z":"","a \"b\"":"\t"}"#]);
     let tsv = b"a\tb\n1,5\t\x01\n";
     let expected = [r#"{"a":"1,5","b":"\u0001"}"#];
     assert_eq!(texts(&files.put("b.tsv", tsv)), expected);
     assert_eq!(texts(&files.put("c.txt", tsv)), expected, "without a name to go by");
-    assert_eq!(texts(&files.put("d", b"a,b\n1,2\n")), [r#"{"a":"1","b":"2"}"#]);
+    assert_eq!(texts(&files.put("d", b"a,b\n1,2\n")), [r#"{"a":1,"b":2}"#]);
+}
+
+#[test]
+fn a_field_that_reads_as_a_json_number_is_one_digit_for_digit() {
+    let files = Files::new();
+    let value = |field: &str| {
+        let text = texts(&files.put("n.csv", format!("a,b\n\"{field}\",\n").as_bytes())).pop().unwrap();
+        text.strip_prefix("{\"a\":").and_then(|rest| rest.strip_suffix(",\"b\":\"\"}")).unwrap().to_owned()
+    };
+    for number in ["0", "-0", "7", "-12.50", "51.846000000000004", "1e5", "0.1E-7", "2E+3", "12345678901234567890123"] {
+        assert_eq!(value(number), number);
+        assert!(serde_json::from_str::<serde_json::Number>(number).is_ok(), "{number}");
+    }
+    for text in
+        ["", "007", "-", "+1", "1.", ".5", "1e", "1e+", "1,5", " 1", "1 ", "0x10", "NaN", "--1", "1.2.3", "2012-11-06"]
+    {
+        assert_eq!(value(text), format!("\"{text}\""));
+        assert!(serde_json::from_str::<serde_json::Number>(text.trim()).is_err() || text != text.trim(), "{text}");
+    }
 }
 
 #[test]
@@ -196,7 +215,7 @@ fn several_files_follow_one_another_and_progress_counts_their_bytes() {
     let mut replay = Replay::open(&paths).unwrap();
     assert_eq!(replay.progress(), Progress { bytes_read: 0, bytes_total: Some(total) });
     let values: Vec<_> = replay.by_ref().map(|r| r.unwrap().value).collect();
-    assert_eq!(values, [&b"{\"a\":\"1\"}"[..], b"2", b"3"]);
+    assert_eq!(values, [&b"{\"a\":1}"[..], b"2", b"3"]);
     assert_eq!(replay.progress(), Progress { bytes_read: total, bytes_total: Some(total) });
     assert_eq!(Replay::open(&[PathBuf::from("-")]).unwrap().progress().bytes_total, None);
 }
@@ -213,10 +232,23 @@ fn real_files_have_the_rows_and_sums_that_are_known_of_them() {
         open(&data.join(path)).map(|r| serde_json::from_slice(&r.unwrap().value).unwrap()).collect()
     };
 
+    // With every digit, which a float has not.
+    let values = |name: &str| -> Vec<Decimal> {
+        let records = open(&data.join(format!("metrics/nab/{name}.csv.gz"))).map(|r| r.unwrap().value);
+        let value = |record: Vec<u8>| {
+            #[derive(serde::Deserialize)]
+            struct Row {
+                value: Box<serde_json::value::RawValue>,
+            }
+            Decimal::parse_json(serde_json::from_slice::<Row>(&record).unwrap().value.get()).unwrap()
+        };
+        records.map(value).collect()
+    };
+
     let az = rows("elections/az/20121106__az__general.csv");
     let mut president = serde_json::Map::new();
     for row in az.iter().filter(|r| r["office"] == "President") {
-        let votes: i64 = row["votes"].as_str().unwrap().parse().unwrap();
+        let votes: i64 = row["votes"].as_i64().unwrap();
         let sum = president.entry(row["candidate"].as_str().unwrap()).or_insert(0.into());
         *sum = (sum.as_i64().unwrap() + votes).into();
     }
@@ -234,8 +266,8 @@ fn real_files_have_the_rows_and_sums_that_are_known_of_them() {
     ] {
         let rows = rows(&format!("metrics/nab/{name}.csv.gz"));
         let known = &expected[format!("nab {name}")];
-        let sum: i128 = rows.iter().map(|r| Decimal::parse_json(r["value"].as_str().unwrap()).unwrap().units()).sum();
         assert_eq!(rows.len() as u64, known["rows"].as_u64().unwrap(), "{name}");
+        let sum: i128 = values(name).iter().map(|value| value.units()).sum();
         assert!((Decimal::from_units(sum).to_f64() - known["sum"].as_f64().unwrap()).abs() < 1e-3, "{name}");
         assert!(rows.iter().all(|r| parse_time_ms(r["timestamp"].as_str().unwrap()).is_some()), "{name}");
     }
