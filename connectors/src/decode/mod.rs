@@ -7,16 +7,16 @@
 //!
 //! The whole record must be one JSON object, also where nothing is asked of it: a truncated record is
 //! rejected whichever fields it still has. Numbers keep their text, whatever their magnitude. Arrays
-//! and objects may be nested 127 deep. Why the scanner is our own: ADR 0003.
+//! and objects may be nested 127 deep. Why the reader is `serde_json`: ADR 0003.
 
 pub mod hashtags;
 mod json;
 mod plan;
 mod post;
-mod scan;
 #[cfg(test)]
 mod tests;
 mod urls;
+mod values;
 mod vote;
 
 use json::JsonDecoder;

@@ -1,6 +1,9 @@
 //! What a job needs of a record, as a trie over the pointers' tokens: one walk fills all slots.
 
-use super::scan::{Fault, RawText, Scan, Scanner};
+use super::values::value;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::fmt;
 use tallyflow_dataflows::decode::{Needs, Value};
 use tallyflow_dataflows::pointer::Pointer;
 
@@ -45,63 +48,14 @@ impl Plan {
         self.children[at].plan.add(rest, slot);
     }
 
-    /// Reads the object whose brace stands next, with all within, and fills the slots below this place.
-    #[inline]
-    pub(super) fn read<'a>(&self, scanner: &mut Scanner<'a>, slots: Slots<'_, 'a>, depth: u32) -> Scan<()> {
-        if let Some((&last, others)) = self.slots.split_last() {
-            scanner.value_into(&mut slots[last], depth)?;
-            if !others.is_empty() || !self.children.is_empty() {
-                let value = slots[last].clone();
-                self.share(&value, others, slots);
-            }
-            return Ok(());
-        }
-        match scanner.peek() {
-            Some(b'{') if !self.children.is_empty() => {
-                let depth = scanner.deeper(depth)?;
-                let mut first = true;
-                while let Some(name) = scanner.member(first)? {
-                    first = false;
-                    match self.child(name) {
-                        Some(child) => child.read_again(scanner, slots, depth)?,
-                        None => scanner.skip(depth)?,
-                    }
-                }
-                Ok(())
-            }
-            Some(b'[') if !self.children.is_empty() => {
-                let depth = scanner.deeper(depth)?;
-                let mut index = 0;
-                while scanner.element(index == 0)? {
-                    match self.children.iter().find(|c| c.index == Some(index)) {
-                        Some(child) => child.plan.read(scanner, slots, depth)?,
-                        None => scanner.skip(depth)?,
-                    }
-                    index += 1;
-                }
-                Ok(())
-            }
-            Some(_) => scanner.skip(depth),
-            None => Err(Fault::End),
-        }
-    }
-
-    /// Reads a member that may have come before under the same name: the last one wins, whole.
-    #[inline]
-    fn read_again<'a>(&self, scanner: &mut Scanner<'a>, slots: Slots<'_, 'a>, depth: u32) -> Scan<()> {
-        if self.slots.is_empty() {
-            self.clear(slots);
-        }
-        self.read(scanner, slots, depth)
+    /// Fills the slots below this place from a value read before.
+    pub(super) fn fill<'a>(&self, value: Value<'a>, slots: Slots<'_, 'a>) {
+        self.share(&Some(value), &self.slots, slots);
     }
 
     #[inline(always)]
-    fn child(&self, name: RawText<'_>) -> Option<&Plan> {
-        let child = match name.plain() {
-            Some(name) => self.children.iter().find(|c| same(&c.token, name)),
-            None => self.children.iter().find(|c| *c.token == *name.text()),
-        };
-        child.map(|c| &c.plan)
+    fn child(&self, name: &str) -> Option<&Plan> {
+        self.children.iter().find(|c| same(&c.token, name)).map(|c| &c.plan)
     }
 
     fn clear(&self, slots: Slots<'_, '_>) {
@@ -117,6 +71,123 @@ impl Plan {
             let found = value.as_ref().and_then(|v| step(v, &child.token, child.index)).cloned();
             child.plan.share(&found, &child.plan.slots, slots);
         }
+    }
+}
+
+/// The walk over one value: what leads to slots is read, the rest checked and passed over.
+pub(super) struct Walk<'p, 's, 'a> {
+    pub(super) plan: &'p Plan,
+    pub(super) slots: Slots<'s, 'a>,
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_, '_, 'de> {
+    type Value = ();
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let Walk { plan, slots } = self;
+        if let Some((&last, others)) = plan.slots.split_last() {
+            let raw: &RawValue = Deserialize::deserialize(deserializer)?;
+            slots[last] = Some(value(raw.get()).map_err(|_| D::Error::custom("not a value"))?);
+            if !others.is_empty() || !plan.children.is_empty() {
+                let value = slots[last].clone();
+                plan.share(&value, others, slots);
+            }
+            Ok(())
+        } else if plan.children.is_empty() {
+            IgnoredAny::deserialize(deserializer).map(drop)
+        } else {
+            deserializer.deserialize_any(Walk { plan, slots })
+        }
+    }
+}
+
+/// What a pointer leads into; it leads nowhere in what is no object and no array.
+impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    #[inline]
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(child) = map.next_key_seed(Names(self.plan))? {
+            match child {
+                Some(plan) => {
+                    // Of equal names the last one wins, whole.
+                    if plan.slots.is_empty() {
+                        plan.clear(self.slots);
+                    }
+                    map.next_value_seed(Walk { plan, slots: &mut *self.slots })?;
+                }
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        for index in 0.. {
+            let more = match self.plan.children.iter().find(|c| c.index == Some(index)) {
+                Some(child) => elements.next_element_seed(Walk { plan: &child.plan, slots: &mut *self.slots })?,
+                None => elements.next_element::<IgnoredAny>()?.map(drop),
+            };
+            if more.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// Finds the place that a member's name leads to.
+struct Names<'p>(&'p Plan);
+
+impl<'de, 'p> DeserializeSeed<'de> for Names<'p> {
+    type Value = Option<&'p Plan>;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'p> Visitor<'_> for Names<'p> {
+    type Value = Option<&'p Plan>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    #[inline]
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.child(name))
     }
 }
 

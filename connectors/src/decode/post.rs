@@ -1,6 +1,6 @@
 //! The format `post`: `id`, `author`, `text`, `at` and, optionally, `hashtags`.
 
-use super::hashtags;
+use super::hashtags::{self, Hashtag};
 use super::json::JsonDecoder;
 use super::plan::{member_pointer, resolve};
 use std::borrow::Cow;
@@ -125,12 +125,11 @@ fn strip_sign(tag: &str) -> &str {
 
 fn from_text(text: Cow<'_, str>) -> Vec<Value<'_>> {
     match text {
-        Cow::Borrowed(text) => {
-            hashtags::extract(text).map(|tag| Value::Text(hashtags::lower_case(&text[tag.word()]))).collect()
-        }
+        Cow::Borrowed(text) => hashtags::extract(text).map(|tag| Value::Text(tag.lower_case(text))).collect(),
         // The text was unescaped and goes away: its tags are copied.
-        Cow::Owned(text) => hashtags::extract(&text)
-            .map(|tag| Value::Text(Cow::Owned(hashtags::lower_case(&text[tag.word()]).into_owned())))
-            .collect(),
+        Cow::Owned(text) => {
+            let copied = |tag: Hashtag| Value::Text(Cow::Owned(tag.lower_case(&text).into_owned()));
+            hashtags::extract(&text).map(copied).collect()
+        }
     }
 }

@@ -88,18 +88,25 @@ fn a_reason_says_what_is_wrong_and_at_which_byte() {
         (&b""[..], "the record has no value"),
         (b"  ", "the record is empty"),
         (b"[1]", "the record is not a JSON object"),
-        (b"{\"a\":1}x", "invalid JSON at byte 7: something follows the value"),
+        (b"{\"a\":1}x", "invalid JSON at byte 7: trailing characters"),
         (b"{\"a\":1", "invalid JSON at byte 6: it ends too early"),
         (b"{\"a\":", "invalid JSON at byte 5: it ends too early"),
-        (b"{\"a\"1}", "invalid JSON at byte 4: expected \":\""),
-        (b"{\"a\":1,}", "invalid JSON at byte 7: expected a member name in quotes"),
-        (b"{\"a\":[1 2]}", "invalid JSON at byte 8: expected \",\" or \"]\""),
-        (b"{\"a\":01}", "invalid JSON at byte 6: expected \",\" or \"}\""),
-        (b"{\"a\":-}", "invalid JSON at byte 6: not a number"),
-        (b"{\"a\":nul}", "invalid JSON at byte 5: expected a value"),
-        (b"{\"a\":\"\\x\"}", "invalid JSON at byte 6: no such escape"),
-        (b"{\"a\":\"\\ud800\"}", "invalid JSON at byte 6: half of a surrogate pair"),
-        (b"{\"a\":\"\t\"}", "invalid JSON at byte 6: a control character in a string must be escaped"),
+        (b"{\"a\"1}", "invalid JSON at byte 4: expected `:`"),
+        (b"{\"a\":1,}", "invalid JSON at byte 7: key must be a string"),
+        (b"{\"a\":[1 2]}", "invalid JSON at byte 8: expected `,` or `]`"),
+        (b"{\"a\":01}", "invalid JSON at byte 6: invalid number"),
+        (b"{\"a\":-}", "invalid JSON at byte 6: invalid number"),
+        (b"{\"a\":nul}", "invalid JSON at byte 8: expected ident"),
+        (b"{\"a\":\"\\x\"}", "invalid JSON at byte 7: invalid escape"),
+        (b"{\"a\":\"\\ud800\"}", "invalid JSON at byte 12: unexpected end of hex escape"),
+        (b"{\"a\":\"\t\"}", "invalid JSON at byte 6: control character (\\u0000-\\u001F) found while parsing a string"),
+        (
+            b"{\n\n\"a\":\"\n\"}",
+            "invalid JSON at byte 8: control character (\\u0000-\\u001F) found while parsing a string",
+        ),
+        (b"{\n\"a\":[{\n\"b\":\"\\uDC00\"}]}", "invalid JSON at byte 19: lone leading surrogate in hex escape"),
+        (b"{\"a\":1,\n\n}", "invalid JSON at byte 9: key must be a string"),
+        (b"{\"a\":tru\n}", "invalid JSON at byte 8: expected ident"),
         (b"{\"a\":\"\xff\"}", "invalid UTF-8 at byte 6"),
     ] {
         assert_eq!(reject("json", &["/a"], bytes), reason);
@@ -120,6 +127,15 @@ fn nesting_is_taken_to_127_and_refused_beyond_whatever_its_depth() {
             assert!(reject("json", pointers, nested(depth).as_bytes()).ends_with("nested too deep (127 at most)"));
         }
     }
+}
+
+#[test]
+fn many_brackets_are_not_deep_ones_and_those_in_strings_do_not_count() {
+    let wide = format!(r#"{{"a":[{}7]}}"#, r#"{"b":["\"]]"]},"#.repeat(1000));
+    assert_eq!(slots("json", &["/a/1000", "/a/999/b/0"], &wide), ["7", r#""\"]]""#]);
+    assert_eq!(slots("json", &["/a"], &format!(r#"{{"a":1,"b":"{}"}}"#, "[".repeat(500))), ["1"]);
+    let hidden = format!(r#"{{"a":"\"{}","b":{}{}}}"#, "]}".repeat(200), "[".repeat(127), "]".repeat(127));
+    assert_eq!(reject("json", &[], hidden.as_bytes()), "invalid JSON at byte 540: nested too deep (127 at most)");
 }
 
 #[test]
@@ -190,11 +206,26 @@ fn every_byte_is_judged_alike_wherever_it_stands_in_a_string() {
 #[test]
 fn half_of_a_surrogate_pair_is_refused_on_either_side() {
     for half in ["\\ud83d", "\\uDE00", "\\ud83d\\ud83d", "\\ud83dx", "\\ud83d\\n", "\\ude00\\ud83d"] {
-        let record = format!("{{\"a\":\"{half}\"}}");
-        assert_eq!(
-            reject("json", &[], record.as_bytes()),
-            "invalid JSON at byte 6: half of a surrogate pair",
-            "{half}"
-        );
+        let record = format!("{{\"a\":[\"{half}\", 1e999], \"b\": 1}}");
+        for pointers in [&[][..], &["/a"], &["/a/0"], &["/b"], &[""]] {
+            let reason = reject("json", pointers, record.as_bytes());
+            let at = reason.strip_prefix("invalid JSON at byte ").and_then(|r| r.split(':').next()?.parse().ok());
+            assert!(at.is_some_and(|at: usize| (7..=7 + half.len() + 1).contains(&at)), "{half}: {reason}");
+        }
+    }
+    assert_eq!(slots("json", &["/a"], r#"{"a":1,"b":"\\ud800"}"#), ["1"], "that is a backslash and ud800");
+}
+
+#[test]
+fn a_number_may_have_any_magnitude_wherever_it_stands() {
+    let long = "9".repeat(400);
+    for number in ["1e999", "-1E+99999999999999999999", "0.1e-99999999999", &long] {
+        let record = format!(r#"{{"n":{number},"o":{{"n":[{number},"\ud83d\ude00"]}},"x":{number}}}"#);
+        for pointers in [["/n", "/o/n/0"], ["/n/deeper", "/o/n/0"], ["/n/deeper", "/o/n/0/deeper"]] {
+            let expected = pointers.map(|p| if p.ends_with("deeper") { "-" } else { number });
+            assert_eq!(slots("json", &pointers, &record), expected);
+            assert_eq!(slots("json", &pointers, &record.replace("\\ud83d\\ude00", "")), expected);
+        }
+        assert_eq!(slots("json", &["/o"], &record), [format!(r#"{{"n":[{number},"😀"]}}"#)]);
     }
 }
