@@ -55,7 +55,7 @@ pub struct LogConfig {
     pub record_bytes_max: usize,
     /// `None` keeps records however old.
     pub retention_age: Option<Duration>,
-    /// Of a partition; `None` keeps all.
+    /// Of a whole topic; `None` keeps all.
     pub retention_bytes: Option<u64>,
     /// Bytes of records that may be waiting to be written.
     pub inflight_bytes_max: usize,

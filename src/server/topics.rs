@@ -60,7 +60,7 @@ struct TopicItem {
 struct Retention {
     /// Null: however old.
     age_ms: Option<u64>,
-    /// Of a partition; null: however many.
+    /// Of the whole topic; null: however many.
     bytes: Option<u64>,
 }
 
