@@ -105,7 +105,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         beyond.record(us(read.saturating_duration_since(one.answered)))?;
     }
     println!("{batches} batches of {BATCH} records at {records_per_s} records/s, {} events", seen.len());
-    for (name, h) in [("append, with its sync", &append), ("until the event was read", &total), ("beyond the append", &beyond)] {
+    for (name, h) in
+        [("append, with its sync", &append), ("until the event was read", &total), ("beyond the append", &beyond)]
+    {
         let ms = |q| h.value_at_quantile(q) as f64 / 1000.0;
         println!("{name:26} p50 {:7.2} ms  p99 {:7.2} ms  max {:7.2} ms", ms(0.5), ms(0.99), ms(1.0));
     }
@@ -113,7 +115,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn vote(n: u64) -> String {
-    format!("{{\"poll\":\"p\",\"voter\":\"v{}\",\"option\":\"option-{}\",\"at\":{}}}\n", n % 100_000, n % 10, 1_700_000_000_000 + n)
+    format!(
+        "{{\"poll\":\"p\",\"voter\":\"v{}\",\"option\":\"option-{}\",\"at\":{}}}\n",
+        n % 100_000,
+        n % 10,
+        1_700_000_000_000 + n
+    )
 }
 
 async fn end_offset(http: &reqwest::Client, url: &str) -> Result<u64, Box<dyn Error>> {

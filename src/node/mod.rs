@@ -67,7 +67,7 @@ pub enum SubmitError {
     #[error("a job named {0:?} is there already; cancel it first or choose another name")]
     Taken(String),
     /// Every fault of the job file.
-    #[error("the job file has {} faults", .0.len())]
+    #[error("the job file has {} fault{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Faults(Vec<Fault>),
     #[error("{0}")]
     Failed(String),
@@ -306,8 +306,7 @@ impl Node {
     }
 
     fn uptime_ms(&self) -> u64 {
-        // Never 0, which means "not yet".
-        self.started.elapsed().as_millis() as u64 + 1
+        self.started.elapsed().as_millis() as u64
     }
 }
 

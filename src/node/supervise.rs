@@ -30,13 +30,15 @@ pub struct Running {
 #[derive(Default)]
 pub struct Pulse {
     sent: AtomicU64,
-    /// When the last answer came, in ms since the node started; 0: none yet from this engine.
+    /// When the engine was started or gave its last answer, in ms since the node started.
     answered_ms: AtomicU64,
     silence_ms: AtomicU64,
 }
 
 /// How often the engine is asked for a sign of life.
 const PING: Duration = Duration::from_millis(500);
+/// An engine that starts may be silent for so long, however soon it would count as hung later.
+const START_MAX: Duration = Duration::from_secs(10);
 /// The first wait before an engine is started again; doubled while engines end young, up to the last.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -99,7 +101,8 @@ impl Node {
         // The lock keeps submissions out until every job was told.
         let mut running = self.running();
         let (link, from) = Link::start(start)?;
-        self.pulse.answered_ms.store(0, Ordering::Release);
+        // Its start counts as a sign of life: one that hangs before it has given any is noticed too.
+        self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
         self.pulse.silence_ms.store(0, Ordering::Release);
         tracing::info!(pid = link.pid, workers = self.config.workers, "the engine was started");
         for job in self.jobs().iter().filter(|job| is_live(job.state())) {
@@ -148,7 +151,7 @@ impl Node {
                 }
             }
             EngineEvent::Failed { job, error, at } => {
-                if let Some(job) = self.job_by_id(job) {
+                if let Some(job) = self.job_by_id(job).filter(|job| is_live(job.state())) {
                     let error = job_failure(&job, &error, at);
                     tracing::error!(job = job.name(), "the job failed: {error}");
                     job.set_state(JobState::Failed, Some(error));
@@ -196,14 +199,14 @@ impl Node {
     fn take_pulse(&self) {
         let Some((link, ready)) = self.running().as_ref().map(|r| (r.link.clone(), r.ready)) else { return };
         link.ping(self.pulse.sent.fetch_add(1, Ordering::AcqRel));
-        let hang = self.config.engine.hang;
+        let hang = self.config.engine.hang.max(if ready { Duration::ZERO } else { START_MAX });
         let answered = self.pulse.answered_ms.load(Ordering::Acquire);
         let unanswered = self.uptime_ms().saturating_sub(answered);
-        let silence = self.pulse.silence_ms.load(Ordering::Acquire).max(if answered == 0 { 0 } else { unanswered });
-        if ready && Duration::from_millis(silence) > hang {
+        let silence = self.pulse.silence_ms.load(Ordering::Acquire).max(unanswered);
+        if Duration::from_millis(silence) > hang {
             tracing::error!(pid = link.pid, "the engine has shown no sign of life for {silence} ms and is killed");
             self.pulse.silence_ms.store(0, Ordering::Release);
-            self.pulse.answered_ms.store(0, Ordering::Release);
+            self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
             link.kill();
         }
     }

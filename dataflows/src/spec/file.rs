@@ -109,7 +109,8 @@ fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<Jo
 fn read_once(inputs: &[InputSpec], field: &Field<'_>, faults: &mut Faults) {
     for (number, input) in inputs.iter().enumerate() {
         if inputs[..number].iter().any(|before| before.topic == input.topic) {
-            let message = format!("topic {} is read by an input above; read it once, or in another job", shown(&input.topic));
+            let message =
+                format!("topic {} is read by an input above; read it once, or in another job", shown(&input.topic));
             field.fault::<()>(faults, message);
         }
     }

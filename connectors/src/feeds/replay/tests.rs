@@ -99,7 +99,9 @@ fn a_field_that_reads_as_a_json_number_is_one_digit_for_digit() {
         assert_eq!(value(number), number);
         assert!(serde_json::from_str::<serde_json::Number>(number).is_ok(), "{number}");
     }
-    for text in ["", "007", "-", "+1", "1.", ".5", "1e", "1e+", "1,5", " 1", "1 ", "0x10", "NaN", "--1", "1.2.3", "2012-11-06"] {
+    for text in
+        ["", "007", "-", "+1", "1.", ".5", "1e", "1e+", "1,5", " 1", "1 ", "0x10", "NaN", "--1", "1.2.3", "2012-11-06"]
+    {
         assert_eq!(value(text), format!("\"{text}\""));
         assert!(serde_json::from_str::<serde_json::Number>(text.trim()).is_err() || text != text.trim(), "{text}");
     }

@@ -1,0 +1,15 @@
+//! The real program from outside: `tallyflow serve` as a process, asked over HTTP, by event streams, by
+//! its own command line and by other readers of its files. What it answers is held against a plain count
+//! of what was written.
+//!
+//! Nothing here waits for a time to pass: each wait is for something to be so, with a deadline.
+
+mod bad_input;
+mod bank;
+mod engine;
+mod lifecycle;
+mod node;
+mod real_data;
+mod simulated;
+mod support;
+mod votes;
