@@ -168,11 +168,14 @@ impl Job {
     }
 
     /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
-    /// reached.
+    /// reached. A cancelled job stays where it is, whatever its engine had still to tell.
     pub fn apply(&self, update: EpochUpdate) {
         {
             let mut inner = self.lock();
             let inner = &mut *inner;
+            if inner.state == JobState::Cancelled {
+                return;
+            }
             let Some((results, target)) = &mut inner.catching_up else {
                 inner.results.apply(update);
                 self.tell();

@@ -62,8 +62,10 @@ impl Node {
         self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
         self.control.put_job(&record)?;
         std::fs::remove_file(self.last_results(&name)).ok();
-        let job = self.add(&record);
+        // One lock over both: an engine that starts is told of every job there is, and only those it was
+        // not told of then are told to it here. Twice, and each record would count twice.
         let running = self.running();
+        let job = self.add(&record);
         if let Some(running) = running.as_ref() {
             // Above every epoch that an earlier job of this name has shown.
             let newest = Epoch(self.newest_epoch.load(Ordering::Acquire) + 1);
@@ -138,15 +140,24 @@ impl Node {
         if job.state() == JobState::Cancelled {
             return Ok(job);
         }
-        if let Some(running) = self.running().as_ref() {
-            running.link.command(Command::Remove(job.id));
+        {
+            // One lock over both: an engine that starts in between must not get it again. From here on
+            // its results stand still.
+            let running = self.running();
+            job.set_state(JobState::Cancelled, None);
+            if let Some(running) = running.as_ref() {
+                running.link.command(Command::Remove(job.id));
+            }
         }
         // What it showed last stays readable, after a restart too.
-        self.keep_results(&job).map_err(|e| JobError::Failed(format!("keeping the last results: {e:#}")))?;
-        self.want(&job, Wanted::Cancelled, None)?;
+        let kept = self.keep_results(&job).map_err(|e| JobError::Failed(format!("keeping the last results: {e:#}")));
+        if let Err(error) = kept.and_then(|()| self.want(&job, Wanted::Cancelled, None)) {
+            // It has stopped and would run again after a restart; cancelling it again tries again.
+            job.set_state(JobState::Failed, Some(error.to_string()));
+            return Err(error);
+        }
         let sinks = lock(&self.sinks).remove(&job.id).unwrap_or_default();
         sinks.into_iter().for_each(SinkHandle::flush);
-        job.set_state(JobState::Cancelled, None);
         Ok(job)
     }
 

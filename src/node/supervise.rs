@@ -151,7 +151,7 @@ impl Node {
                 }
             }
             EngineEvent::Failed { job, error, at } => {
-                if let Some(job) = self.job_by_id(job) {
+                if let Some(job) = self.job_by_id(job).filter(|job| is_live(job.state())) {
                     let error = job_failure(&job, &error, at);
                     tracing::error!(job = job.name(), "the job failed: {error}");
                     job.set_state(JobState::Failed, Some(error));

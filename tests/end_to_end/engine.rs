@@ -7,7 +7,7 @@
 use crate::support::{Board, Events, Server, eventually, signal};
 use crate::votes::{self, Flow};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Follows a stream until it has seen so many records, which are told later.
@@ -87,6 +87,57 @@ fn an_engine_that_hangs_before_its_first_sign_of_life_is_started_again_too() {
     let third = server.http.engine_pid(Some(second));
     assert_ne!(third, first);
     eventually("the server is ready", || (server.http.get("/readyz").status == 200).then_some(()));
+}
+
+#[test]
+fn jobs_submitted_and_cancelled_while_engines_start_are_run_once_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), 2);
+    let http = &server.http;
+    http.create_topic("votes", 4);
+    http.append("votes", votes::lines(0, 200));
+    let url = http.url.clone();
+    let named = |n: usize| votes::JOB.replace("name = \"votes\"", &format!("name = \"job{n}\""));
+    let enough = Arc::new(AtomicBool::new(false));
+    let stop = enough.clone();
+    let submitting = std::thread::spawn(move || {
+        let http = crate::support::Http::new(&url);
+        let mut jobs = 0;
+        while !stop.load(Ordering::Acquire) {
+            http.submit(&named(jobs));
+            if jobs % 3 == 2 {
+                http.delete(&format!("/api/jobs/job{}?mode=now", jobs - 1)).ok();
+            }
+            jobs += 1;
+        }
+        jobs
+    });
+    for time in 1..=4 {
+        signal(http.engine_pid(None), "KILL");
+        eventually("the engine is started again", || {
+            let cluster = http.get("/api/cluster").json();
+            (cluster["engine_restarts"] == time && cluster["engine_pid"].is_u64()).then_some(())
+        });
+    }
+    enough.store(true, Ordering::Release);
+    let jobs = submitting.join().unwrap();
+    // The last of them may have come just before the end.
+    let runs = |n: &usize| n % 3 != 1 || n + 1 == jobs;
+    http.append("votes", votes::lines(200, 300));
+    for n in 0..jobs {
+        let name = format!("job{n}");
+        if !runs(&n) {
+            assert_eq!(http.state(&name), "cancelled");
+            continue;
+        }
+        votes::assert_counts(&http.tallies_of(&name, 300), 300);
+        http.wait_for_state(&name, "running");
+    }
+    // All have read the second part by now; one that ran twice, or went on, would show it.
+    for n in (0..jobs).filter(runs) {
+        http.recount(&format!("job{n}"));
+    }
+    assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The results store: all tallies of a job at its newest closed epoch, and how they got there.
 //!
-//! The node applies each [`EpochUpdate`] and serves from here: whole snapshots, and the changes
+//! The node applies each [`crate::update::EpochUpdate`] and serves from here: whole snapshots, and the changes
 //! between any recent epoch and now. Sinks and readers follow it; nothing here blocks or does I/O.
 
 mod digest;
