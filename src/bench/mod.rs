@@ -39,8 +39,7 @@ pub struct Report {
     pub cpu_s: f64,
     /// Memory of the process after the engine's run, records included.
     pub rss_bytes: u64,
-    /// What the engine's run added to the process's memory, by entity that it holds.
-    pub bytes_per_entity: f64,
+    /// Voters or posts that the engine holds.
     pub entities: u64,
     /// Both sides came to the same tallies.
     pub equal: bool,
@@ -117,7 +116,6 @@ pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: 
     let job = JobFile::parse_toml(spec.job, &around).map_err(|faults| {
         anyhow!("the built-in job has faults: {}", faults.iter().map(|f| f.to_string()).collect::<String>())
     })?;
-    let before = rss_bytes();
     let source = Arc::new(ArenaSource(arena.clone()));
     let (started, cpu) = (Instant::now(), ProcessTime::now());
     let mut bench = Bench::start(&job, source, Arc::new(BuiltinFormats), workers);
@@ -127,8 +125,7 @@ pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: 
     if let Some(error) = &bench.failed {
         bail!("the job failed: {error}");
     }
-    // The loop comes second, so that the memory which the engine's run adds is the engine's. It finds
-    // warm memory, which is to its advantage.
+    // The loop comes second: it finds warm memory, which is to its advantage.
     progress.set_message("the plain loop");
     let started = Instant::now();
     let expected = (spec.plain)(&arena);
@@ -145,7 +142,6 @@ pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: 
         ratio: loop_s / engine_s,
         cpu_s,
         rss_bytes: rss,
-        bytes_per_entity: rss.saturating_sub(before) as f64 / entities.max(1) as f64,
         entities,
         equal: tallies(&bench.results, workload) == expected,
     };
@@ -202,11 +198,10 @@ fn print(report: &Report, spec: &Spec, json: bool) -> Result<(), OutputError> {
     table.print()?;
     let per_million = report.cpu_s * 1e6 / report.records as f64;
     output::line(format_args!(
-        "engine: {:.2} CPU s ({per_million:.2} per million records), {:.0} bytes per {} ({} of them), {:.2} GB in all",
+        "engine: {:.2} CPU s ({per_million:.2} per million records); it holds {} {}s; {:.2} GB in all, records included",
         report.cpu_s,
-        report.bytes_per_entity,
-        spec.entity,
         report.entities,
+        spec.entity,
         report.rss_bytes as f64 / 1e9
     ))?;
     output::line(format_args!("the tallies of both are {}", if report.equal { "equal" } else { "DIFFERENT" }))?;
