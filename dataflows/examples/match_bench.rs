@@ -141,7 +141,7 @@ fn with_matcher(matcher: &Matcher, posts: &[(String, String)]) -> (f64, f64) {
 
 fn with_plain_loop(options: &[String], posts: &[(String, String)]) -> (f64, f64) {
     let map: HashMap<&str, usize> = options.iter().enumerate().map(|(n, o)| (o.as_str(), n)).collect();
-    let mut found = Vec::new();
+    let mut found: Vec<usize> = Vec::new();
     ns_per_post(|| {
         let mut sum = 0;
         for (text, _) in posts {
