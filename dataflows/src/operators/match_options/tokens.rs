@@ -182,12 +182,12 @@ fn segmented_tokens(text: &str, piece: Range<usize>, take: &mut impl FnMut(Token
         let run = signs.take();
         let mut start = range.start;
         if let Some((mut token, word)) = open.take() {
-            let (mut parts, mut joins) = (true, false);
+            let (mut signs_before, mut joins) = (true, false);
             if run.is_some() && is_word(segment) {
                 let (before, here) = (stands_alone(&text[word]), stands_alone(segment));
                 joins = before == here;
                 // The signs are those of the word that is spelled with spaces around it.
-                parts = !(before && !here);
+                signs_before = !before || here;
             }
             if joins {
                 token.range.end = range.end;
@@ -195,7 +195,7 @@ fn segmented_tokens(text: &str, piece: Range<usize>, take: &mut impl FnMut(Token
                 continue;
             }
             if let Some(run) = run {
-                if parts { token.range.end = range.start } else { start = run }
+                if signs_before { token.range.end = range.start } else { start = run }
             }
             take(token);
         } else if let Some(run) = run {

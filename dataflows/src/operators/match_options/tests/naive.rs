@@ -75,8 +75,8 @@ fn spans(text: &str) -> Vec<Span> {
             (Some(l), _) => Some(root[l]),
             (None, r) => r,
         };
-        for sign in i..=end {
-            root[sign] = owner.unwrap_or(sign);
+        if let Some(owner) = owner {
+            root[i..=end].fill(owner);
         }
         i = end + 1;
     }
