@@ -229,6 +229,7 @@ impl Bench {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
+            polls: Vec::new(),
         };
         let results = JobResults::new(Shape::of(spec, &install.inputs));
         engine.command(Command::Install(Box::new(install)));
@@ -250,7 +251,7 @@ impl Bench {
                     (self.check)(&self.results);
                 }
                 EngineEvent::Failed { error, .. } => self.failed = Some(error),
-                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
+                _ => {}
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::decode::Formats;
 use crate::engine::clock::EpochClock;
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::source::SourceError;
+use crate::spec::polls::PollInForce;
 use crate::spec::{Dataflow, JobSpec, TallySpec};
 use crate::update::{EngineEvent, JobId};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub struct Install {
     pub epoch_limit: Epoch,
     /// Reads only so far at first.
     pub halt: Option<Halt>,
+    /// Of a `polls` job, its polls as they are in force. All of their past is read anew.
+    pub polls: Vec<PollInForce>,
 }
 
 /// One input, resolved.
@@ -58,7 +61,7 @@ pub struct Halt {
 impl Install {
     /// The parameters of the `tally` dataflow.
     pub fn tally(&self) -> &TallySpec {
-        let Dataflow::Tally(spec) = &self.spec.dataflow;
+        let Dataflow::Tally(spec) = &self.spec.dataflow else { todo!("polls") };
         spec
     }
 }

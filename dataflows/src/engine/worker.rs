@@ -79,6 +79,7 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
                 job.control.halt(None);
             }
         }
+        Command::Polls { .. } => todo!("polls"),
         Command::RaiseEpochLimit(limit) => {
             shared.epoch_limit.fetch_max(limit.0, Ordering::AcqRel);
             for job in installed.values() {

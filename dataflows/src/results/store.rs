@@ -80,13 +80,16 @@ struct Recent {
 impl Shape {
     /// The shape of a job's results; `inputs` are the spec's, resolved.
     pub fn of(spec: &JobSpec, inputs: &[InstallInput]) -> Self {
-        let Dataflow::Tally(tally) = &spec.dataflow;
         let starts = |input: &InstallInput| (input.topic.clone(), input.partitions.iter().map(|p| p.from).collect());
+        let (aggregates, top) = match &spec.dataflow {
+            Dataflow::Tally(tally) => (tally.aggregates.as_slice(), tally.top),
+            Dataflow::Polls(_) => ([Aggregate::Count].as_slice(), None),
+        };
         Shape {
             job: spec.name.clone(),
-            aggregates: tally.aggregates.iter().map(Aggregate::name).collect(),
-            has_total: tally.aggregates.first().is_some_and(Aggregate::has_total),
-            top: tally.top,
+            aggregates: aggregates.iter().map(Aggregate::name).collect(),
+            has_total: aggregates.first().is_some_and(Aggregate::has_total),
+            top,
             inputs: inputs.iter().map(starts).collect(),
         }
     }
