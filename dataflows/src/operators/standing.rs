@@ -8,14 +8,13 @@
 
 use crate::accounting::Class;
 use crate::claim::{Claim, EntityHash, LineId, More, OrderKey};
-use crate::engine::facts::{ClaimChanges, Newest, NewestRing};
+use crate::engine::facts::Newest;
 use crate::number::SCALE;
 use crate::operators::extremes::Detail;
+use crate::operators::lines::{Changes, Lines};
+use crate::operators::slab::Slab;
 use crate::operators::table::{Held, Table};
-use crate::operators::tally::Sums;
 use crate::spec::Keep;
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 
 #[cfg(test)]
 mod tests;
@@ -37,14 +36,6 @@ pub struct Standing {
     changed: Changes,
 }
 
-/// What an epoch has changed, consolidated.
-#[derive(Default)]
-pub struct Changes {
-    pub lines: Vec<(LineId, Sums)>,
-    pub details: Vec<(LineId, Detail, i64)>,
-    pub subjects: Vec<(u64, ClaimChanges)>,
-}
-
 /// What an entity holds, packed into the table's 32 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -57,7 +48,7 @@ enum What {
 }
 
 impl What {
-    const INDEX: u32 = (1 << 30) - 1;
+    const INDEX: u32 = Lines::INDEX_MAX;
 
     fn pack(self) -> u32 {
         match self {
@@ -259,7 +250,7 @@ impl Standing {
     /// The subject of a claim; `None` for a record that only replaces (see [`LineId::REPLACES`]).
     fn subject(&self, held: Held) -> Option<u32> {
         let subject = match What::unpack(held.what) {
-            What::Line(index) => self.lines.list[index as usize].subject,
+            What::Line(index) => self.lines.subject_of(index),
             What::More(index) => self.more.get(index).0,
             What::Set(_) => unreachable!("a set is no claim"),
         };
@@ -277,7 +268,7 @@ impl Standing {
             What::Line(index) => self.lines.ones(index, sign),
             What::More(index) => {
                 let (subject, more) = self.more.get(index);
-                let subject = self.lines.subjects[*subject as usize].0;
+                let subject = self.lines.subject_id(*subject);
                 for (place, add) in more.adds.iter().enumerate() {
                     let line = LineId { subject, group: add.group };
                     let index = self.lines.index(line);
@@ -295,129 +286,5 @@ impl Standing {
             }
             What::Set(_) => unreachable!("a set is no claim"),
         }
-    }
-}
-
-/// The lines and subjects that a worker has met, numbered, with what the epoch adds to each.
-#[derive(Default)]
-struct Lines {
-    index: HashMap<LineId, u32, FixedState>,
-    list: Vec<Line>,
-    dirty: Vec<u32>,
-    subject_index: HashMap<u64, u32, FixedState>,
-    subjects: Vec<(u64, ClaimChanges)>,
-    newest: NewestRing,
-}
-
-struct Line {
-    id: LineId,
-    /// An index of `subjects`, or [`Lines::NO_SUBJECT`].
-    subject: u32,
-    /// Contributions that count one, come less gone.
-    ones: i64,
-    sums: Sums,
-    dirty: bool,
-}
-
-impl Lines {
-    const NO_SUBJECT: u32 = u32::MAX;
-
-    fn index(&mut self, id: LineId) -> u32 {
-        if let Some(index) = self.index.get(&id) {
-            return *index;
-        }
-        let subject = if id == LineId::REPLACES { Self::NO_SUBJECT } else { self.subject_index(id.subject) };
-        self.list.push(Line { id, subject, ones: 0, sums: Sums::default(), dirty: false });
-        let index = self.list.len() as u32 - 1;
-        assert!(index < What::INDEX, "a worker numbers at most 2^30 lines");
-        self.index.insert(id, index);
-        index
-    }
-
-    fn subject_index(&mut self, subject: u64) -> u32 {
-        *self.subject_index.entry(subject).or_insert_with(|| {
-            self.subjects.push((subject, ClaimChanges::default()));
-            self.subjects.len() as u32 - 1
-        })
-    }
-
-    fn touch(&mut self, index: u32) -> &mut Line {
-        let line = &mut self.list[index as usize];
-        if !line.dirty {
-            line.dirty = true;
-            self.dirty.push(index);
-        }
-        line
-    }
-
-    fn ones(&mut self, index: u32, sign: i64) {
-        self.touch(index).ones += sign;
-    }
-
-    fn sum(&mut self, index: u32, sign: i64, value: i128) {
-        self.touch(index).sums.add(sign, value);
-    }
-
-    fn subject(&mut self, subject: u32) -> &mut ClaimChanges {
-        &mut self.subjects[subject as usize].1
-    }
-
-    fn take_sums(&mut self) -> impl Iterator<Item = (LineId, Sums)> + '_ {
-        let list = &mut self.list;
-        self.dirty.drain(..).filter_map(|index| {
-            let line = &mut list[index as usize];
-            line.dirty = false;
-            let mut sums = std::mem::take(&mut line.sums);
-            sums.add_ones(std::mem::take(&mut line.ones));
-            // A withdrawal stands and adds to no line.
-            (line.id.group != 0 && sums != Sums::default()).then_some((line.id, sums))
-        })
-    }
-
-    fn take_subjects(&mut self) -> impl Iterator<Item = (u64, ClaimChanges)> + '_ {
-        self.subjects
-            .iter_mut()
-            .filter(|(_, changes)| *changes != ClaimChanges::default())
-            .map(|(subject, changes)| (*subject, std::mem::take(changes)))
-    }
-}
-
-/// Values at stable numbers, whose places are used again.
-struct Slab<T> {
-    slots: Vec<Option<T>>,
-    free: Vec<u32>,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Slab { slots: Vec::new(), free: Vec::new() }
-    }
-}
-
-impl<T> Slab<T> {
-    fn insert(&mut self, value: T) -> u32 {
-        match self.free.pop() {
-            Some(index) => {
-                self.slots[index as usize] = Some(value);
-                index
-            }
-            None => {
-                self.slots.push(Some(value));
-                self.slots.len() as u32 - 1
-            }
-        }
-    }
-
-    fn remove(&mut self, index: u32) {
-        self.slots[index as usize] = None;
-        self.free.push(index);
-    }
-
-    fn get(&self, index: u32) -> &T {
-        self.slots[index as usize].as_ref().expect("a held number is in use until it is released")
-    }
-
-    fn get_mut(&mut self, index: u32) -> &mut T {
-        self.slots[index as usize].as_mut().expect("a held number is in use until it is released")
     }
 }
