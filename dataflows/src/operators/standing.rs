@@ -21,7 +21,9 @@ mod tests;
 
 /// The entities of one worker and what they hold.
 pub struct Standing {
-    keep: Keep,
+    keeps: Keeps,
+    /// By number of the subject, where each has a rule of its own.
+    keep_of: Vec<Keep>,
     /// Whether two equal claims must agree in event time to be duplicates: where the job names one.
     event_time: bool,
     /// Whether single contributions matter downstream, not only their sums.
@@ -34,6 +36,14 @@ pub struct Standing {
     /// Under `first-n`: the standing claims of an entity, ascending by order key.
     sets: Slab<Vec<Held>>,
     changed: Changes,
+}
+
+/// By what rules claims are kept.
+pub enum Keeps {
+    /// All by the same.
+    Same(Keep),
+    /// Each subject by its own, told by the subject's id. It never changes.
+    BySubject(Box<dyn Fn(u64) -> Keep>),
 }
 
 /// What an entity holds, packed into the table's 32 bits.
@@ -69,9 +79,10 @@ impl What {
 
 impl Standing {
     /// Nothing held yet.
-    pub fn new(keep: Keep, event_time: bool, detailed: bool) -> Self {
+    pub fn new(keeps: Keeps, event_time: bool, detailed: bool) -> Self {
         Standing {
-            keep,
+            keeps,
+            keep_of: Vec::new(),
             event_time,
             detailed,
             groups: (0..EntityHash::KEY_GROUPS).map(|_| Table::default()).collect(),
@@ -108,7 +119,7 @@ impl Standing {
         let what = self.intern(claim);
         let new = Held { order, what: what.pack() };
         self.count_claim(what);
-        match (self.keep, found) {
+        match (self.keep(what), found) {
             (Keep::FirstN(n), Ok((_, held))) => self.apply_to_set(n as usize, held, new),
             (Keep::FirstN(_), Err(slot)) => {
                 self.add(new);
@@ -130,6 +141,44 @@ impl Standing {
                 }
             }
         }
+    }
+
+    fn keep(&mut self, what: What) -> Keep {
+        let of = match &self.keeps {
+            Keeps::Same(keep) => return *keep,
+            Keeps::BySubject(of) => of,
+        };
+        let Some(subject) = self.subject(Held { order: OrderKey::default(), what: what.pack() }) else {
+            return Keep::Last;
+        };
+        while self.keep_of.len() <= subject as usize {
+            self.keep_of.push(of(self.lines.subject_id(self.keep_of.len() as u32)));
+        }
+        self.keep_of[subject as usize]
+    }
+
+    /// Gives up the entities of one key group that hold claims of subjects for which `is_open` answers
+    /// false. What they have added to lines stays.
+    pub fn sweep(&mut self, group: usize, is_open: impl Fn(u64) -> bool) {
+        let mut groups = std::mem::take(&mut self.groups[group]);
+        groups.retain(|held| {
+            let some_claim = match What::unpack(held.what) {
+                What::Set(index) => self.sets.get(index).first().copied(),
+                _ => Some(*held),
+            };
+            let subject = some_claim.and_then(|claim| self.subject(claim));
+            let stays = subject.is_none_or(|subject| is_open(self.lines.subject_id(subject)));
+            if !stays {
+                if let What::Set(index) = What::unpack(held.what) {
+                    let set = std::mem::take(self.sets.get_mut(index));
+                    set.into_iter().for_each(|held| self.release(held));
+                    self.sets.remove(index);
+                }
+                self.release(*held);
+            }
+            stays
+        });
+        self.groups[group] = groups;
     }
 
     fn apply_to_set(&mut self, n: usize, held: Held, new: Held) {
