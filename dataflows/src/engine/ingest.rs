@@ -193,7 +193,7 @@ impl Input {
     fn record(&mut self, position: Position, record: RecordRef<'_>, read: &mut Reading<'_>) {
         let mut event = Event::default();
         let judged = match self.decoder.decode(&record, &mut event) {
-            Ok(()) => self.claims.judge(&event, &record),
+            Ok(decoded) => self.claims.judge(decoded, &event, &record),
             Err(reject) => Judged::Rejected(reject.0),
         };
         read.records.read += 1;
