@@ -13,6 +13,7 @@ pub mod hashtags;
 mod json;
 mod plan;
 mod post;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod urls;
