@@ -1,6 +1,8 @@
 //! How records become events, checked by example, against `serde_json`, and against twitter-text.
 
 mod conformance;
+mod messages;
+mod plain;
 mod properties;
 
 use super::BuiltinFormats;
