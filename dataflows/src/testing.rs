@@ -279,7 +279,7 @@ impl Bench {
             self.engine.taken();
             match event {
                 EngineEvent::Closed { update, .. } => {
-                    self.results.apply(update);
+                    self.results.apply(*update);
                     (self.check)(&self.results);
                 }
                 EngineEvent::Failed { error, .. } => self.failed = Some(error),
