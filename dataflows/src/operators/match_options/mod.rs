@@ -34,23 +34,13 @@ mod tokens;
 
 pub use tokens::{hashtag_of, tokens_of};
 
+use crate::spec::polls::Match;
 use fold::Fold;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use lexicon::{Lexicon, Speaker, State, Symbol};
-use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use tokens::{each_token, push_tag, sign_at, tag_end};
-
-/// How a poll's options are looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Match {
-    /// In the words of the text and in its hashtags.
-    Word,
-    /// In its hashtags.
-    Hashtag,
-}
 
 /// An option that a text speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
