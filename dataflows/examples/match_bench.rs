@@ -14,7 +14,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::hint::black_box;
 use std::time::Instant;
-use tallyflow_dataflows::operators::match_options::{Match, Matcher, Scratch};
+use tallyflow_dataflows::operators::match_options::{Matcher, Scratch};
+use tallyflow_dataflows::spec::polls::Match;
 
 const POSTS: usize = 4_000;
 const SIZES: [usize; 5] = [1, 10, 1_000, 100_000, 400_000];

@@ -247,6 +247,7 @@ pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
         first_epoch,
         epoch_limit,
         halt: job.halt(),
+        beside: false,
         polls: Vec::new(),
     }))
 }
