@@ -4,6 +4,7 @@ use crate::claim::{LineId, Position};
 use crate::engine::facts::{ClaimChanges, Newest, RecordChanges, Rejected};
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::number::Decimal;
+use crate::spec::polls::PollKey;
 use serde::{Deserialize, Serialize};
 
 /// A job as installed; a job resubmitted under the same name is another one.
@@ -18,6 +19,9 @@ pub struct EpochUpdate {
     pub at_ms: i64,
     /// Partitions that were read on: where each goes on, and its end as last heard of.
     pub offsets: Vec<ReadTo>,
+    /// Subjects that are gone, with all their lines and their accounting; before those that come, of which
+    /// one may have the same name.
+    pub gone: Vec<u64>,
     /// Names of subjects and lines met for the first time; before any use of them.
     pub subjects: Vec<(u64, String)>,
     pub names: Vec<(LineId, Vec<String>)>,
@@ -55,8 +59,24 @@ pub enum EngineEvent {
     Halted { job: JobId, halt: u64 },
     /// The job can't go on. It reads no further and publishes nothing more.
     Failed { job: JobId, error: String, at: Option<Position> },
+    /// What became of a change of polls.
+    Polls { job: JobId, event: PollEvent },
     /// The job's dataflow is gone from every worker.
     Removed { job: JobId },
+}
+
+/// What became of a change of polls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PollEvent {
+    /// A poll was opened: by input and partition, the offsets from which on it counts.
+    Opened { poll: PollKey, from: Vec<Vec<Offset>> },
+    /// How many records the refill has read, of how many.
+    Refilling { number: u64, records: u64, of: u64 },
+    /// The update told just before shows all that the refill of this number has counted.
+    Refilled { number: u64 },
+    /// The log could not be read for the refill of this number: nothing of it is shown, and what was shown
+    /// stays.
+    RefillFailed { number: u64, error: String },
 }
 
 /// The operators of a job's dataflow and how they are joined.

@@ -315,7 +315,7 @@ fn rows(of: &RecountResult, top: usize) -> BTreeMap<String, Vec<(String, Decimal
 
 /// Compares what is published with a recount of the same records.
 fn check(spec: &JobSpec, log: &MemoryLog, results: &JobResults) {
-    let Dataflow::Tally(tally) = &spec.dataflow;
+    let Dataflow::Tally(tally) = &spec.dataflow else { panic!("is a tally") };
     let offsets: Vec<(String, Vec<u64>)> = results
         .inputs()
         .map(|(topic, places)| (topic.to_owned(), places.iter().map(|(next, _)| next.0).collect()))

@@ -72,6 +72,7 @@ impl Node {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
+            polls: Vec::new(),
         };
         change(&mut install);
         self.results.insert(install.job, JobResults::new(Shape::of(spec, &install.inputs)));
@@ -84,6 +85,7 @@ impl Node {
         | EngineEvent::Closed { job, .. }
         | EngineEvent::Halted { job, .. }
         | EngineEvent::Failed { job, .. }
+        | EngineEvent::Polls { job, .. }
         | EngineEvent::Removed { job }) = &event;
         assert!(!self.removed.contains(job), "{event:?} after the job was gone");
         match event {
@@ -95,6 +97,7 @@ impl Node {
             }
             EngineEvent::Halted { job, halt } => assert!(self.halted.insert((job, halt))),
             EngineEvent::Failed { job, error, .. } => self.failed.entry(job).or_default().push(error),
+            EngineEvent::Polls { event, .. } => panic!("{event:?} of a job without polls"),
             EngineEvent::Removed { job } => assert!(self.removed.insert(job)),
         }
     }

@@ -157,6 +157,7 @@ impl Node {
                     job.set_state(JobState::Failed, Some(error));
                 }
             }
+            EngineEvent::Polls { .. } => {}
             EngineEvent::Removed { .. } => {}
         }
     }
@@ -246,5 +247,6 @@ pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
         first_epoch,
         epoch_limit,
         halt: job.halt(),
+        polls: Vec::new(),
     }))
 }

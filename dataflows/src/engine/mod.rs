@@ -10,13 +10,21 @@ mod collect;
 mod dataflow;
 pub mod facts;
 mod ingest;
+mod input;
 pub mod job;
+mod refill;
+mod showing;
+mod speaking;
+mod stash;
 mod worker;
 
 use crate::claim::HashKey;
 use crate::decode::Formats;
 use crate::ids::Epoch;
 use crate::source::Source;
+use crate::spec::polls::{PollInForce, PollKey};
+#[cfg(doc)]
+use crate::update::PollEvent;
 use crate::update::{EngineEvent, Graph, JobId};
 use job::{Halt, Install, Job, Outbox};
 use serde::{Deserialize, Serialize};
@@ -36,8 +44,35 @@ pub enum Command {
     Halt { job: JobId, halt: Halt },
     /// Lets the job read on.
     Resume(JobId),
+    /// Changes the definitions of a `polls` job.
+    Polls { job: JobId, change: PollChange },
     /// Epochs below this are reserved now.
     RaiseEpochLimit(Epoch),
+}
+
+/// What becomes of the polls of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PollChange {
+    /// A poll that begins where reading stands, or at its `from` where that lies further on:
+    /// [`PollEvent::Opened`] tells where that is. It is shown at once.
+    Open(PollInForce),
+    /// The past is counted beside the running job: [`PollEvent::Refilling`] tells how far it has come,
+    /// and with [`PollEvent::Refilled`] all of it is shown at one epoch. One at a time.
+    Refill(Refill),
+    /// No reader sees this poll from the next epoch on. A refill that removes it is to follow.
+    Hide(PollKey),
+    /// No record that comes from here on can count for these: what was held for that is given up.
+    Seal(Vec<PollKey>),
+}
+
+/// What one pass over the past is to change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refill {
+    pub number: u64,
+    /// Polls to count from their `from` on. A version takes the place of the one that is shown.
+    pub add: Vec<PollInForce>,
+    /// Hidden polls to forget: records that concerned only these become irrelevant.
+    pub remove: Vec<PollKey>,
 }
 
 /// What an engine is made of.

@@ -115,7 +115,7 @@ type Parts<'v> = SmallVec<[Part<'v>; 8]>;
 impl Claims {
     /// Errors: a filter that does not compile, which submission has ruled out.
     pub fn new(job: &JobSpec, input: usize, formats: &dyn Formats, key: HashKey) -> Result<Self, String> {
-        let Dataflow::Tally(spec) = &job.dataflow;
+        let Dataflow::Tally(spec) = &job.dataflow else { return Err("the job is no tally".to_owned()) };
         let keeping = job.keeping(formats);
         let entity = keeping.entities.get(input).map_or(&[][..], Vec::as_slice);
         let format = job.inputs.get(input).and_then(|input| formats.find(&input.format));

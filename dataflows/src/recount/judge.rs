@@ -114,7 +114,7 @@ enum Groups {
 
 impl Judge {
     pub fn new(job: &JobSpec, formats: &dyn Formats) -> Judge {
-        let Dataflow::Tally(tally) = &job.dataflow;
+        let Dataflow::Tally(tally) = &job.dataflow else { todo!("polls") };
         let keeping = job.keeping(formats);
         let filter = tally.filter.as_deref().map(Filter::compile);
         let inputs = job.inputs.iter().zip(&keeping.entities).map(|(input, entity)| {

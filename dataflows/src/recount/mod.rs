@@ -134,7 +134,7 @@ pub enum RecountError {
 impl Recount {
     /// A recount of nothing yet. `formats` must hold the job's formats.
     pub fn new(job: &JobSpec, formats: &dyn Formats) -> Recount {
-        let Dataflow::Tally(tally) = &job.dataflow;
+        let Dataflow::Tally(tally) = &job.dataflow else { todo!("polls") };
         Recount {
             judge: Judge::new(job, formats),
             keep: job.keeping(formats).keep,

@@ -8,6 +8,7 @@
 
 mod fault;
 mod file;
+pub mod polls;
 mod section;
 mod tally;
 #[cfg(test)]
@@ -54,7 +55,10 @@ impl JobSpec {
     /// By what claims are kept: the job file's entity and rule; where it names no entity and the
     /// inputs' records are messages, each message by its id, keep last.
     pub fn keeping(&self, formats: &dyn Formats) -> Keeping {
-        let Dataflow::Tally(tally) = &self.dataflow;
+        let Dataflow::Tally(tally) = &self.dataflow else {
+            // Each poll has a rule of its own.
+            return Keeping { keep: Keep::All, entities: vec![Vec::new(); self.inputs.len()] };
+        };
         if !tally.entity.is_empty() {
             return Keeping { keep: tally.keep, entities: vec![tally.entity.clone(); self.inputs.len()] };
         }
@@ -75,6 +79,8 @@ impl JobSpec {
 pub enum Dataflow {
     /// The open one: `[tally]` in the job file.
     Tally(TallySpec),
+    /// Polls, which come and go as definitions while it runs: `[polls]` in the job file.
+    Polls(polls::PollsSpec),
 }
 
 /// One `[[input]]`.

@@ -41,7 +41,7 @@ fn parse_json(text: &str) -> Result<JobSpec, Vec<Fault>> {
 
 /// A job that is right but for the lines given for `[tally]`.
 fn with_tally(tally: &str) -> Result<TallySpec, Vec<Fault>> {
-    let Dataflow::Tally(spec) = parse(&format!("{HEAD}[tally]\n{tally}\n"))?.dataflow;
+    let Dataflow::Tally(spec) = parse(&format!("{HEAD}[tally]\n{tally}\n"))?.dataflow else { panic!("is a tally") };
     Ok(spec)
 }
 
@@ -287,7 +287,7 @@ fn messages_are_kept_by_their_id_unless_an_entity_is_named() {
         let spec = job(rule).unwrap();
         let by_id = Keeping { keep: Keep::Last, entities: vec![vec![p("/id")]] };
         assert_eq!(spec.keeping(&TestFormats), by_id, "{rule}");
-        let Dataflow::Tally(tally) = spec.dataflow;
+        let Dataflow::Tally(tally) = spec.dataflow else { panic!("is a tally") };
         assert_eq!((tally.keep, tally.entity), (Keep::All, vec![]));
     }
     let by_author = job("entity = '/author'\nkeep = 'last'").unwrap().keeping(&TestFormats);
