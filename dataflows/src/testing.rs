@@ -251,6 +251,7 @@ impl Bench {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
+            beside: false,
             polls,
         };
         let results = JobResults::new(Shape::of(spec, &install.inputs));
@@ -279,7 +280,7 @@ impl Bench {
             self.engine.taken();
             match event {
                 EngineEvent::Closed { update, .. } => {
-                    self.results.apply(update);
+                    self.results.apply(*update);
                     (self.check)(&self.results);
                 }
                 EngineEvent::Failed { error, .. } => self.failed = Some(error),

@@ -142,7 +142,7 @@ impl Node {
                 self.keep_epochs_reserved(update.epoch);
                 if let Some(job) = self.job_by_id(job) {
                     self.keep_dead_letters(&job, std::mem::take(&mut update.rejected));
-                    job.apply(update);
+                    job.apply(*update);
                 }
             }
             EngineEvent::Halted { job, halt } => {
@@ -247,6 +247,7 @@ pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
         first_epoch,
         epoch_limit,
         halt: job.halt(),
+        beside: false,
         polls: Vec::new(),
     }))
 }

@@ -217,7 +217,7 @@ fn ingest<'scope>(
                     activator.activate_after(HOLD);
                 }
             } else {
-                match reader.read(&mut output, book.as_deref()) {
+                match reader.read(&mut output, book.as_deref(), job.is_beside()) {
                     Ok(true) => unfinished = Some(epoch),
                     Ok(false) => {}
                     Err(failure) => return job.fail(failure),

@@ -24,7 +24,9 @@ fn kind(segment: &str) -> Kind {
         return Kind::Sign;
     }
     let emoji = |c: char| "👍❤🎉\u{20E3}🇫🇷".contains(c);
-    let Some(c) = segment.chars().find(|c| c.is_alphanumeric() || emoji(*c)) else { return Kind::Other };
+    let Some(c) = segment.chars().find(|c| c.is_alphanumeric() && *c != '\u{93E}' || emoji(*c)) else {
+        return Kind::Other;
+    };
     let katakana = ('ァ'..='ヺ').contains(&c);
     let twice = format!("{c}{c}");
     let parts = twice.split_word_bounds().count() == 2;
