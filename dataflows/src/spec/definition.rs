@@ -1,16 +1,13 @@
-//! A poll's definition: what a person writes, how it becomes a [`Poll`], and how it is answered.
+//! A poll's definition: what a person writes, and how it becomes a [`Poll`].
 
-use super::fault::{Fault, Faults, shown};
-use super::polls::{Choices, Match, Person, Poll, PollInForce, PollsSpec, Reposts};
+use super::fault::{self, Fault, Faults, shown};
+use super::polls::{Match, Poll, PollsSpec};
 use super::section::{Field, Section};
 use super::terms::{self, Terms, terms};
 use super::tree::{self, Kind, Node, Nulls};
-use super::{Keep, fault};
-use crate::ids::Offset;
+use super::written::time_text;
 use crate::time::parse_time_text;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::HashMap;
 
 /// The longest definition, in bytes: all its options at their longest, escaped.
 pub const DEFINITION_BYTES_MAX: usize = 2 << 20;
@@ -315,99 +312,5 @@ fn in_order(opens: Option<i64>, closes: Option<i64>, root: &Section<'_>, faults:
             time_text(opens)
         );
         field.fault::<()>(faults, message);
-    }
-}
-
-/// A poll as it is answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Definition {
-    pub id: String,
-    pub job: String,
-    pub title: String,
-    pub options: Vec<String>,
-    #[serde(rename = "match")]
-    pub matching: Match,
-    pub choices: Choices,
-    pub keep: KeepRule,
-    /// How many `first-n` keeps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub n: Option<u32>,
-    /// Null: each message and each vote counts for itself.
-    pub entity: Option<Person>,
-    pub reposts: Reposts,
-    /// RFC 3339. Event times from here on count.
-    pub opens: String,
-    /// RFC 3339. Event times before this count; null: it never closes.
-    pub closes: Option<String>,
-    /// How long after it has closed its records may still reach the log.
-    pub grace: String,
-    pub version: u32,
-    /// By topic and partition: records before these offsets never count.
-    pub from: BTreeMap<String, Vec<Offset>>,
-}
-
-/// Which of an entity's messages or votes count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub enum KeepRule {
-    All,
-    First,
-    Last,
-    FirstN,
-}
-
-impl Definition {
-    /// `topics`: those of the job's inputs, in order.
-    pub fn new<'a>(job: &str, in_force: &PollInForce, topics: impl IntoIterator<Item = &'a str>) -> Self {
-        let poll = &in_force.poll;
-        let mut from: BTreeMap<String, Vec<Offset>> = BTreeMap::new();
-        for (topic, places) in topics.into_iter().zip(&in_force.from) {
-            // A topic that is read twice: what lies before both.
-            from.entry(topic.to_owned())
-                .and_modify(|least| least.iter_mut().zip(places).for_each(|(least, at)| *least = (*least).min(*at)))
-                .or_insert_with(|| places.clone());
-        }
-        let (keep, n) = match poll.keep {
-            Keep::All => (KeepRule::All, None),
-            Keep::First => (KeepRule::First, None),
-            Keep::Last => (KeepRule::Last, None),
-            Keep::FirstN(n) => (KeepRule::FirstN, Some(n)),
-        };
-        Definition {
-            id: poll.id.clone(),
-            job: job.to_owned(),
-            title: poll.title.clone(),
-            options: poll.options.clone(),
-            matching: poll.matching,
-            choices: poll.choices,
-            keep,
-            n,
-            entity: poll.entity,
-            reposts: poll.reposts,
-            opens: time_text(poll.opens_ns),
-            closes: poll.closes_ns.map(time_text),
-            grace: span_text(poll.grace),
-            version: in_force.version,
-            from,
-        }
-    }
-}
-
-/// Nanoseconds since 1970 as RFC 3339, with the digits that there are.
-pub fn time_text(ns: i64) -> String {
-    // 64 bits of nanoseconds lie well within jiff's years.
-    jiff::Timestamp::from_nanosecond(i128::from(ns)).map_or_else(|_| String::new(), |time| time.to_string())
-}
-
-/// A span as a definition writes it: a whole number of the greatest unit that fits.
-fn span_text(span: Duration) -> String {
-    let ms = span.as_millis();
-    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    match units.into_iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
-        Some((unit, name)) => format!("{}{name}", ms / unit),
-        None if ms == 0 => "0s".to_owned(),
-        None => format!("{ms}ms"),
     }
 }

@@ -18,6 +18,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod written;
 
 pub use fault::Fault;
 pub use file::{JOB_FILE_BYTES_MAX, JobFile, Surroundings, VOTE};

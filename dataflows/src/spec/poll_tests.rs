@@ -1,8 +1,9 @@
 //! Jobs of polls, and the definitions of polls.
 
-use super::definition::{Around, Definition, KeepRule, PollsJob, changed_poll, new_poll, time_text};
+use super::definition::{Around, PollsJob, changed_poll, new_poll};
 use super::polls::{Choices, Match, Person, Poll, PollInForce, PollsSpec, Reposts};
 use super::tests::{fault_of, parse};
+use super::written::{Definition, KeepRule, time_text};
 use super::{Dataflow, Fault, Keep};
 use crate::ids::Offset;
 use proptest::prelude::*;
