@@ -1,5 +1,6 @@
 //! A job as the node keeps it: its state, its results, and who waits for news of them.
 
+use crate::node::polls::JobRefill;
 use serde::{Deserialize, Serialize};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -74,6 +75,7 @@ struct Inner {
     pausing: bool,
     replaced: bool,
     sinks: Vec<SinkStatus>,
+    refill: Option<JobRefill>,
 }
 
 /// A job as the API shows it. `epoch`, `inputs` and `accounting` are of the newest closed epoch, the
@@ -90,6 +92,9 @@ pub struct JobStatus {
     pub inputs: Vec<InputStatus>,
     pub accounting: Accounting,
     pub sinks: Vec<SinkStatus>,
+    /// Of a job of polls, how far a pass over the past has come that runs beside it; null: none does.
+    #[serde(default)]
+    pub refill: Option<JobRefill>,
     /// Why it failed.
     pub error: Option<String>,
 }
@@ -138,6 +143,7 @@ impl Job {
             pausing: false,
             replaced: false,
             sinks: Vec::new(),
+            refill: None,
         };
         let (news, _) = watch::channel(0);
         Job { id, spec, inputs, submitted_ms, graph, inner: Mutex::new(inner), news, changed: Condvar::new() }
@@ -232,6 +238,18 @@ impl Job {
         inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
     }
 
+    /// Whether the engine reads what was shown before, and readers see that meanwhile.
+    pub fn is_catching_up(&self) -> bool {
+        self.lock().catching_up.is_some()
+    }
+
+    /// The offsets up to which the engine has told all, shown or not, by input and partition.
+    pub fn progress(&self) -> Vec<Vec<Offset>> {
+        let inner = self.lock();
+        let results = inner.catching_up.as_ref().map_or(&inner.results, |(results, _)| results);
+        results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
+    }
+
     /// What bounds its reading.
     pub fn halt(&self) -> Option<Halt> {
         self.lock().halt.clone()
@@ -312,6 +330,10 @@ impl Job {
         }
     }
 
+    pub fn set_refill(&self, refill: Option<JobRefill>) {
+        self.lock().refill = refill;
+    }
+
     fn tell(&self) {
         self.news.send_modify(|n| *n += 1);
         self.changed.notify_all();
@@ -333,13 +355,14 @@ impl Job {
         }
         JobStatus {
             name: self.spec.name.clone(),
-            dataflow: "tally".to_owned(),
+            dataflow: self.spec.dataflow.name().to_owned(),
             state: inner.state,
             workers: inner.workers,
             epoch: inner.results.epoch(),
             inputs,
             accounting: *inner.results.accounting(),
             sinks: inner.sinks.clone(),
+            refill: inner.refill,
             error: inner.error.clone(),
         }
     }

@@ -41,9 +41,8 @@ impl Node {
     pub fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
         let spec = self.validate(text)?;
         let _one_at_a_time = lock(&self.changing);
-        if let Ok(job) = self.job(&spec.name)
-            && job.state() != JobState::Cancelled
-        {
+        let before = self.job(&spec.name).ok();
+        if before.as_ref().is_some_and(|job| job.state() != JobState::Cancelled) {
             return Err(SubmitError::Taken(spec.name));
         }
         let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
@@ -62,6 +61,9 @@ impl Node {
         self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
         self.control.put_job(&record)?;
         std::fs::remove_file(self.last_results(&name)).ok();
+        if let Some(before) = before {
+            self.forget_polls_of(&before);
+        }
         // One lock over both: an engine that starts is told of every job there is, and only those it was
         // not told of then are told to it here. Twice, and each record would count twice.
         let running = self.running();
@@ -69,7 +71,8 @@ impl Node {
         if let Some(running) = running.as_ref() {
             // Above every epoch that an earlier job of this name has shown.
             let newest = Epoch(self.newest_epoch.load(Ordering::Acquire) + 1);
-            running.link.command(install(&job, running.first_epoch.max(newest), running.epoch_limit));
+            let polls = self.polls_to_install(&job);
+            running.link.command(install(&job, running.first_epoch.max(newest), running.epoch_limit, polls));
         }
         drop(running);
         self.start_sinks(&job).map_err(|e| failed(&e))?;
@@ -144,6 +147,7 @@ impl Node {
             // One lock over both: an engine that starts in between must not get it again. From here on
             // its results stand still.
             let running = self.running();
+            self.polls_left_alone([&job]);
             job.set_state(JobState::Cancelled, None);
             if let Some(running) = running.as_ref() {
                 running.link.command(Command::Remove(job.id));

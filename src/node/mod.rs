@@ -12,6 +12,7 @@ mod engine_process;
 pub mod job;
 mod lifecycle;
 mod link;
+pub mod polls;
 mod recount;
 mod sinks;
 mod supervise;
@@ -24,13 +25,14 @@ use crate::config::Config;
 use anyhow::{Context, bail};
 use control::Control;
 use job::{Job, JobState};
+use polls::Polls;
 use serde::{Deserialize, Serialize};
 use sinks::SinkHandle;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
 use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
@@ -163,6 +165,11 @@ pub struct Node {
     started: Instant,
     /// One submission, pause, resume or cancellation at a time.
     changing: Mutex<()>,
+    polls: Mutex<Polls>,
+    /// Whenever something has become of a poll.
+    polls_news: Condvar,
+    /// One change of a poll at a time; never taken while `changing` is waited for.
+    changing_polls: Mutex<()>,
     /// Held as long as the node lives: two nodes on one directory would write one log.
     _lock: File,
 }
@@ -208,11 +215,15 @@ impl Node {
             ended: watch::channel(false).0,
             started: Instant::now(),
             changing: Mutex::default(),
+            polls: Mutex::default(),
+            polls_news: Condvar::new(),
+            changing_polls: Mutex::default(),
             _lock: lock,
         });
         for record in kept.jobs.into_values() {
             node.restore(record)?;
         }
+        node.restore_polls(kept.polls)?;
         // Every append is passed on to whichever engine runs at the time.
         let weak = Arc::downgrade(&node);
         node.log.subscribe(Arc::new(move |topic, partition, end| {
@@ -223,6 +234,7 @@ impl Node {
             }
         }));
         node.supervise()?;
+        node.look_after_polls()?;
         Ok(node)
     }
 
@@ -287,6 +299,9 @@ impl Node {
     /// Flushes the sinks and ends the engine. Blocks, at most some seconds.
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::Release);
+        // Whoever looks after the polls has either seen that, or waits by now.
+        drop(lock(&self.polls));
+        self.polls_news.notify_all();
         let link = self.running().as_ref().map(|running| running.link.clone());
         if let Some(link) = &link {
             link.close();

@@ -11,6 +11,7 @@ use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::recount::Recount;
 use tallyflow_dataflows::results::Group;
 use tallyflow_dataflows::source::{Budget, Source};
+use tallyflow_dataflows::spec::Dataflow;
 
 /// How many differences are named.
 const DIFFERENCES_MAX: usize = 100;
@@ -32,6 +33,10 @@ impl Node {
     /// it shows now. Blocks while it reads; the job goes on meanwhile.
     pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
+        if let Dataflow::Polls(_) = &job.spec.dataflow {
+            let what = "a job of polls can't be recounted in this version; its tallies are what is shown";
+            return Err(RecountError::Failed(what.to_owned()));
+        }
         let started = Instant::now();
         let shown = self.shown(&job).ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
         let max = self.config.recount_records_max;

@@ -15,6 +15,7 @@ use tallyflow_dataflows::engine::facts::Rejected;
 use tallyflow_dataflows::engine::job::Install;
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::source::Source;
+use tallyflow_dataflows::spec::polls::PollInForce;
 use tallyflow_dataflows::update::EngineEvent;
 
 /// The engine that runs now.
@@ -76,7 +77,11 @@ impl Node {
                 }
                 Err(error) => format!("it could not be started: {error}"),
             };
-            *self.running() = None;
+            {
+                let mut running = self.running();
+                *running = None;
+                self.polls_left_alone(&self.jobs());
+            }
             if self.is_stopping() {
                 break;
             }
@@ -106,7 +111,7 @@ impl Node {
         self.pulse.silence_ms.store(0, Ordering::Release);
         tracing::info!(pid = link.pid, workers = self.config.workers, "the engine was started");
         for job in self.jobs().iter().filter(|job| is_live(job.state())) {
-            link.command(install(job, first_epoch, epoch_limit));
+            link.command(install(job, first_epoch, epoch_limit, self.polls_to_install(job)));
         }
         *running = Some(Running { link: link.clone(), first_epoch, epoch_limit, ready: false });
         Ok((link, from))
@@ -143,6 +148,7 @@ impl Node {
                 if let Some(job) = self.job_by_id(job) {
                     self.keep_dead_letters(&job, std::mem::take(&mut update.rejected));
                     job.apply(*update);
+                    self.tell_sealed(&job);
                 }
             }
             EngineEvent::Halted { job, halt } => {
@@ -154,10 +160,12 @@ impl Node {
                 if let Some(job) = self.job_by_id(job).filter(|job| is_live(job.state())) {
                     let error = job_failure(&job, &error, at);
                     tracing::error!(job = job.name(), "the job failed: {error}");
+                    let _running = self.running();
+                    self.polls_left_alone([&job]);
                     job.set_state(JobState::Failed, Some(error));
                 }
             }
-            EngineEvent::Polls { .. } => {}
+            EngineEvent::Polls { job, event } => self.on_poll_event(job, event),
             EngineEvent::Removed { .. } => {}
         }
     }
@@ -238,8 +246,8 @@ pub fn is_live(state: JobState) -> bool {
     matches!(state, JobState::Starting | JobState::Running | JobState::Paused | JobState::Recovering)
 }
 
-/// The command that installs a job.
-pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
+/// The command that installs a job, with its polls.
+pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch, polls: Vec<PollInForce>) -> Command {
     Command::Install(Box::new(Install {
         job: job.id,
         spec: job.spec.clone(),
@@ -248,6 +256,6 @@ pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
         epoch_limit,
         halt: job.halt(),
         beside: false,
-        polls: Vec::new(),
+        polls,
     }))
 }
