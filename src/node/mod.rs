@@ -14,6 +14,7 @@ mod lifecycle;
 mod link;
 pub mod polls;
 mod recount;
+mod replace;
 mod sinks;
 mod supervise;
 mod wire;
@@ -69,6 +70,9 @@ pub enum CancelMode {
 pub enum SubmitError {
     #[error("a job named {0:?} is there already; cancel it first or choose another name")]
     Taken(String),
+    /// The job of that name can't be replaced as it is.
+    #[error("{0}")]
+    InTheWay(String),
     /// Every fault of the job file.
     #[error("the job file has {} fault{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Faults(Vec<Fault>),
@@ -159,6 +163,8 @@ pub struct Node {
     /// The newest epoch that any job has shown.
     newest_epoch: AtomicU64,
     halts: AtomicU64,
+    /// How many forms of jobs were computed beside them.
+    engine_ids: AtomicU64,
     stopping: AtomicBool,
     /// Whether the supervisor has ended.
     ended: watch::Sender<bool>,
@@ -211,6 +217,7 @@ impl Node {
             restarts: AtomicU64::new(0),
             newest_epoch: AtomicU64::new(0),
             halts: AtomicU64::new(0),
+            engine_ids: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             ended: watch::channel(false).0,
             started: Instant::now(),
@@ -370,7 +377,8 @@ fn log_options(config: &Config) -> LogOptions {
 
 /// A failure with the place in the log where it happened.
 fn job_failure(job: &Job, error: &str, at: Option<Position>) -> String {
-    match at.and_then(|at| Some((job.inputs.get(at.input())?, at))) {
+    let plan = job.plan();
+    match at.and_then(|at| Some((plan.inputs.get(at.input())?, at))) {
         Some((input, at)) => format!("at {}/{}/{}: {error}", input.topic, at.partition(), at.offset()),
         None => error.to_owned(),
     }

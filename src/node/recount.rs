@@ -33,14 +33,15 @@ impl Node {
     /// it shows now. Blocks while it reads; the job goes on meanwhile.
     pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
-        if let Dataflow::Polls(_) = &job.spec.dataflow {
+        if let Dataflow::Polls(_) = &job.plan().spec.dataflow {
             let what = "a job of polls can't be recounted in this version; its tallies are what is shown";
             return Err(RecountError::Failed(what.to_owned()));
         }
         let started = Instant::now();
         let shown = self.shown(&job).ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
         let max = self.config.recount_records_max;
-        let records: u64 = job
+        let plan = job.plan();
+        let records: u64 = plan
             .inputs
             .iter()
             .zip(&shown.next)
@@ -49,8 +50,8 @@ impl Node {
         if records > max {
             return Err(RecountError::TooLarge { records, max });
         }
-        let mut recount = Recount::new(&job.spec, &BuiltinFormats);
-        for (number, (input, next)) in job.inputs.iter().zip(&shown.next).enumerate() {
+        let mut recount = Recount::new(&job.plan().spec, &BuiltinFormats);
+        for (number, (input, next)) in job.plan().inputs.iter().zip(&shown.next).enumerate() {
             for (start, next) in input.partitions.iter().zip(next) {
                 let waker: tallyflow_dataflows::source::Waker = Arc::new(|| {});
                 let source = self.log.open(&input.topic, start.partition, start.from, waker);

@@ -73,7 +73,8 @@ struct PollTally {
 
 impl PollStatus {
     fn new(view: &PollView) -> Self {
-        let topics = view.job.spec.inputs.iter().map(|input| input.topic.as_str());
+        let plan = view.job.plan();
+        let topics = plan.spec.inputs.iter().map(|input| input.topic.as_str());
         PollStatus {
             definition: Definition::new(view.job.name(), &view.in_force, topics),
             state: view.state,

@@ -119,7 +119,7 @@ impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         let detail = error.to_string();
         match error {
-            SubmitError::Taken(_) => Problem::new(StatusCode::CONFLICT, detail),
+            SubmitError::Taken(_) | SubmitError::InTheWay(_) => Problem::new(StatusCode::CONFLICT, detail),
             SubmitError::Faults(faults) => Problem::refused(detail).with_faults(faults),
             SubmitError::Log(error) => error.into(),
             SubmitError::Failed(_) => Problem::internal(detail),

@@ -189,8 +189,9 @@ fn takes<'v>(view: &'v PollView, option: Option<&str>, now_ms: i64) -> Result<&'
         }
         _ => {}
     }
-    let input = view.job.spec.inputs.iter().find(|input| input.format == VOTE);
-    input.map(|input| input.topic.as_str()).ok_or_else(|| {
+    let plan = view.job.plan();
+    let input = plan.spec.inputs.iter().find(|input| input.format == VOTE);
+    input.map(|input| input.topic.clone()).ok_or_else(|| {
         let job = view.job.name();
         conflict(format!("job {job:?} reads no votes; submit one with an [[input]] of format = \"vote\""))
     })

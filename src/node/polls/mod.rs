@@ -21,7 +21,7 @@ mod state;
 pub use state::{JobRefill, PollFilling, PollState, PollView, Polls};
 
 use crate::node::control::PollRecord;
-use crate::node::job::{Job, JobState};
+use crate::node::job::{Job, JobState, Plan};
 use crate::node::supervise::is_live;
 use crate::node::{Node, lock};
 use passes::{Opened, Places};
@@ -86,18 +86,18 @@ pub enum PollError {
 }
 
 /// The `[polls]` of a job of polls.
-fn polls_spec(job: &Job) -> Option<&PollsSpec> {
-    match &job.spec.dataflow {
+fn polls_spec(plan: &Plan) -> Option<&PollsSpec> {
+    match &plan.spec.dataflow {
         Dataflow::Polls(spec) => Some(spec),
         Dataflow::Tally(_) => None,
     }
 }
 
 /// What a definition is checked against in a job of polls.
-pub fn polls_job(job: &Job) -> Option<PollsJob<'_>> {
+pub fn polls_job(plan: &Plan) -> Option<PollsJob<'_>> {
     let is_message = |format: &str| BuiltinFormats.find(format).is_some_and(|format| format.message_id.is_some());
-    let reads_messages = job.spec.inputs.iter().any(|input| is_message(&input.format));
-    polls_spec(job).map(|defaults| PollsJob { name: job.name(), defaults, reads_messages })
+    let reads_messages = plan.spec.inputs.iter().any(|input| is_message(&input.format));
+    polls_spec(plan).map(|defaults| PollsJob { name: &plan.spec.name, defaults, reads_messages })
 }
 
 fn now_ms() -> i64 {
@@ -122,8 +122,9 @@ impl Node {
         let now_ms = now_ms();
         let now_ns = now_ms.saturating_mul(1_000_000);
         let jobs = self.jobs();
-        let jobs: Vec<PollsJob<'_>> =
-            jobs.iter().filter(|job| job.state() != JobState::Cancelled).filter_map(|job| polls_job(job)).collect();
+        let live = jobs.iter().filter(|job| job.state() != JobState::Cancelled);
+        let plans: Vec<Arc<Plan>> = live.map(|job| job.plan()).collect();
+        let jobs: Vec<PollsJob<'_>> = plans.iter().filter_map(|plan| polls_job(plan)).collect();
         if jobs.is_empty() {
             return Err(PollError::NoJob);
         }
@@ -158,7 +159,7 @@ impl Node {
             let mut polls = lock(&self.polls);
             let Some(running) = running.as_ref() else { return Ok(false) };
             let Some(change) = polls.job(job).open(in_force.clone()) else { return Ok(false) };
-            running.link.command(Command::Polls { job: job.id, change });
+            running.link.command(Command::Polls { job: job.plan().engine_id, change });
         }
         let deadline = Instant::now() + OPEN_WAIT;
         let mut polls = lock(&self.polls);
@@ -201,7 +202,8 @@ impl Node {
         let _one_at_a_time = lock(&self.changing_polls);
         let view = self.poll(id)?;
         let job = self.polls_job_for_change(view.job.name())?;
-        let known = polls_job(&job).ok_or(PollError::NoJob)?;
+        let plan = job.plan();
+        let known = polls_job(&plan).ok_or(PollError::NoJob)?;
         let poll = changed_poll(change, &view.in_force.poll, &known).map_err(PollError::Faults)?;
         self.put_in_place(&job, &view, poll)
     }
@@ -287,7 +289,7 @@ impl Node {
     fn from_of(&self, job: &Job, opens_ns: i64) -> Result<Places, PollError> {
         let since_ms = opens_ns.div_euclid(1_000_000).saturating_sub(AHEAD_MS);
         let mut places = Vec::new();
-        for input in &job.inputs {
+        for input in &job.plan().inputs {
             let at = |start: &tallyflow_dataflows::engine::job::Start| {
                 Ok::<_, SourceError>(self.log.offset_at(&input.topic, start.partition, since_ms)?.max(start.from))
             };
@@ -302,7 +304,7 @@ impl Node {
 
     /// Whether the log still has all from these places on.
     fn check_kept(&self, job: &Job, from: &Places) -> Result<(), PollError> {
-        for (input, places) in job.inputs.iter().zip(from) {
+        for (input, places) in job.plan().inputs.iter().zip(from) {
             let Some(topic) = Source::topic(self.log.as_ref(), &input.topic)? else {
                 return Err(SourceError::UnknownTopic { topic: input.topic.clone() }.into());
             };
@@ -338,7 +340,9 @@ impl Node {
         let mut polls = lock(&self.polls);
         let changes = change(&mut polls);
         if let Some(running) = running.as_ref() {
-            changes.into_iter().for_each(|change| running.link.command(Command::Polls { job: job.id, change }));
+            changes
+                .into_iter()
+                .for_each(|change| running.link.command(Command::Polls { job: job.plan().engine_id, change }));
         }
         job.set_refill(polls.job(job).progress().map(|(records, of)| JobRefill { records, of }));
     }
@@ -361,7 +365,7 @@ impl Node {
 
     /// Every poll of a job that the engine takes up; the engine's lock is held.
     pub(super) fn polls_to_install(&self, job: &Arc<Job>) -> Vec<PollInForce> {
-        match polls_spec(job) {
+        match polls_spec(&job.plan()) {
             Some(_) => lock(&self.polls).job(job).install(),
             None => Vec::new(),
         }
@@ -369,7 +373,7 @@ impl Node {
 
     /// The engine is gone, or does not run these jobs any more; the engine's lock is held.
     pub(super) fn polls_left_alone<'a>(&self, jobs: impl IntoIterator<Item = &'a Arc<Job>>) {
-        for job in jobs.into_iter().filter(|job| polls_spec(job).is_some()) {
+        for job in jobs.into_iter().filter(|job| polls_spec(&job.plan()).is_some()) {
             lock(&self.polls).job(job).engine_gone(job.is_catching_up());
             job.set_refill(None);
         }

@@ -103,7 +103,7 @@ impl Node {
 
     /// Tells the engine of polls that are over and of which the job has read all that counts.
     pub(in crate::node) fn tell_sealed(&self, job: &Job) {
-        if polls_spec(job).is_none() || !lock(&self.polls).job(job).has_to_seal() {
+        if polls_spec(&job.plan()).is_none() || !lock(&self.polls).job(job).has_to_seal() {
             return;
         }
         let progress = job.progress();
