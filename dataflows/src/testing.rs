@@ -4,7 +4,8 @@
 //! The decoder here is written for plainness, not speed: it parses the whole record.
 
 use crate::claim::HashKey;
-use crate::decode::{Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
+use crate::decode::{Decoded, Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
+use crate::engine::PollChange;
 use crate::engine::job::{Install, InstallInput, Start};
 use crate::engine::{Command, Engine, EngineConfig};
 use crate::ids::{Epoch, Offset, PartitionId};
@@ -13,7 +14,8 @@ use crate::record::RecordRef;
 use crate::results::{JobResults, Shape};
 use crate::source::{Budget, PartitionSource, PartitionState, Polled, Source, SourceError, TopicState, Waker};
 use crate::spec::JobSpec;
-use crate::update::{EngineEvent, JobId};
+use crate::spec::polls::PollInForce;
+use crate::update::{EngineEvent, JobId, PollEvent};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -126,7 +128,8 @@ impl PartitionSource for MemoryReader {
     }
 }
 
-/// The formats `json`, `post` and `vote`, without what `post` fills in.
+/// The formats `json`, `post` and `vote`, without what `post` fills in. Of `post`, besides, a record whose
+/// `text` is a number is no message: other formats have such records, and a test may want one.
 pub struct PlainFormats;
 
 impl Formats for PlainFormats {
@@ -138,17 +141,18 @@ impl Formats for PlainFormats {
         ]
     }
 
-    fn decoder(&self, _format: &str, needs: &Needs) -> Box<dyn Decoder> {
-        Box::new(PlainDecoder { needs: needs.clone() })
+    fn decoder(&self, format: &str, needs: &Needs) -> Box<dyn Decoder> {
+        Box::new(PlainDecoder { messages: format == "post", needs: needs.clone() })
     }
 }
 
 struct PlainDecoder {
+    messages: bool,
     needs: Needs,
 }
 
 impl Decoder for PlainDecoder {
-    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
+    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject> {
         let bytes = record.value.ok_or(Reject("the record has no value".into()))?;
         let json: &RawValue =
             serde_json::from_slice(bytes).map_err(|e| Reject(format!("no valid JSON: {e}").into()))?;
@@ -157,7 +161,12 @@ impl Decoder for PlainDecoder {
             return Err(Reject("the record is no JSON object".into()));
         }
         event.slots.extend(self.needs.pointers().iter().map(|p| find(&whole, p).cloned()));
-        Ok(())
+        let text = Pointer::from_tokens(vec!["text".into()]);
+        Ok(match find(&whole, &text).filter(|_| self.messages) {
+            Some(Value::Null) => Decoded::Deleted,
+            Some(Value::Number(_)) => Decoded::Irrelevant("no message"),
+            _ => Decoded::Event,
+        })
     }
 }
 
@@ -196,6 +205,8 @@ pub struct Bench {
     pub results: JobResults,
     /// Why the job failed, if it did.
     pub failed: Option<String>,
+    /// What became of changes of polls, all of it so far.
+    pub poll_events: Vec<PollEvent>,
     /// Called with the results after every update.
     pub check: Box<dyn FnMut(&JobResults)>,
 }
@@ -203,6 +214,17 @@ pub struct Bench {
 impl Bench {
     /// Starts an engine with `workers` and installs the job, from the beginning of its topics.
     pub fn start(spec: &JobSpec, source: Arc<dyn Source>, formats: Arc<dyn Formats>, workers: usize) -> Self {
+        Self::start_polls(spec, Vec::new(), source, formats, workers)
+    }
+
+    /// Starts a `polls` job with polls that are there already.
+    pub fn start_polls(
+        spec: &JobSpec,
+        polls: Vec<PollInForce>,
+        source: Arc<dyn Source>,
+        formats: Arc<dyn Formats>,
+        workers: usize,
+    ) -> Self {
         let (send, events) = channel();
         let send = Mutex::new(send);
         let engine = Engine::start(EngineConfig {
@@ -229,29 +251,41 @@ impl Bench {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
-            polls: Vec::new(),
+            beside: false,
+            polls,
         };
         let results = JobResults::new(Shape::of(spec, &install.inputs));
         engine.command(Command::Install(Box::new(install)));
-        Bench { engine, events, results, failed: None, check: Box::new(|_| {}) }
+        Bench { engine, events, results, failed: None, poll_events: Vec::new(), check: Box::new(|_| {}) }
+    }
+
+    /// Changes the polls of a `polls` job.
+    pub fn polls(&self, change: PollChange) {
+        self.engine.command(Command::Polls { job: JobId(1), change });
     }
 
     /// Takes events until the results stand for `records` records, or the job fails.
     pub fn run_to(&mut self, records: u64, deadline: Duration) {
+        self.run_until(deadline, |bench| bench.results.accounting().read >= records);
+    }
+
+    /// Takes events until `done`, or the job fails.
+    pub fn run_until(&mut self, deadline: Duration, done: impl Fn(&Self) -> bool) {
         let until = Instant::now() + deadline;
-        while self.results.accounting().read < records && self.failed.is_none() {
+        while !done(self) && self.failed.is_none() {
             let wait = until.saturating_duration_since(Instant::now());
             let event = self.events.recv_timeout(wait).unwrap_or_else(|_| {
-                panic!("{} of {records} records after {deadline:?}", self.results.accounting().read)
+                panic!("not done after {deadline:?}: {} records read", self.results.accounting().read)
             });
             self.engine.taken();
             match event {
                 EngineEvent::Closed { update, .. } => {
-                    self.results.apply(update);
+                    self.results.apply(*update);
                     (self.check)(&self.results);
                 }
                 EngineEvent::Failed { error, .. } => self.failed = Some(error),
-                _ => {}
+                EngineEvent::Polls { event, .. } => self.poll_events.push(event),
+                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
             }
         }
     }

@@ -54,7 +54,7 @@ pub enum EngineEvent {
     /// The job's dataflow stands on every worker.
     Installed { job: JobId },
     /// Epochs have closed.
-    Closed { job: JobId, update: EpochUpdate },
+    Closed { job: JobId, update: Box<EpochUpdate> },
     /// The job has stopped reading, as the halt of this number asked; all it had read is told.
     Halted { job: JobId, halt: u64 },
     /// The job can't go on. It reads no further and publishes nothing more.
@@ -74,6 +74,9 @@ pub enum PollEvent {
     Refilling { number: u64, records: u64, of: u64 },
     /// The update told just before shows all that the refill of this number has counted.
     Refilled { number: u64 },
+    /// The log could not be read for the refill of this number: nothing of it is shown, and what was shown
+    /// stays.
+    RefillFailed { number: u64, error: String },
 }
 
 /// The operators of a job's dataflow and how they are joined.

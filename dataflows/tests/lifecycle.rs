@@ -72,6 +72,7 @@ impl Node {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
+            beside: false,
             polls: Vec::new(),
         };
         change(&mut install);
@@ -93,7 +94,7 @@ impl Node {
             EngineEvent::Closed { job, update } => {
                 assert!(!self.failed.contains_key(&job), "an update of a failed job: {update:?}");
                 self.epochs.entry(job).or_default().push(update.epoch.0);
-                self.results.get_mut(&job).unwrap().apply(update);
+                self.results.get_mut(&job).unwrap().apply(*update);
             }
             EngineEvent::Halted { job, halt } => assert!(self.halted.insert((job, halt))),
             EngineEvent::Failed { job, error, .. } => self.failed.entry(job).or_default().push(error),

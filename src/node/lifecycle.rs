@@ -213,6 +213,7 @@ impl Node {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(2),
             halt: None,
+            beside: false,
             polls: Vec::new(),
         };
         graph(&install, Arc::new(BuiltinFormats))

@@ -147,7 +147,7 @@ impl Node {
                 self.keep_epochs_reserved(update.epoch);
                 if let Some(job) = self.job_by_id(job) {
                     self.keep_dead_letters(&job, std::mem::take(&mut update.rejected));
-                    job.apply(update);
+                    job.apply(*update);
                     self.tell_sealed(&job);
                 }
             }
@@ -255,6 +255,7 @@ pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch, polls: Vec<Pol
         first_epoch,
         epoch_limit,
         halt: job.halt(),
+        beside: false,
         polls,
     }))
 }

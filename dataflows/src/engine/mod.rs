@@ -10,7 +10,12 @@ mod collect;
 mod dataflow;
 pub mod facts;
 mod ingest;
+mod input;
 pub mod job;
+mod refill;
+mod showing;
+mod speaking;
+mod stash;
 mod worker;
 
 use crate::claim::HashKey;
@@ -39,6 +44,9 @@ pub enum Command {
     Halt { job: JobId, halt: Halt },
     /// Lets the job read on.
     Resume(JobId),
+    /// A job that was installed beside another takes its place: its epochs go on from `at_least`, and it
+    /// reads as it can.
+    StepForward { job: JobId, at_least: Epoch },
     /// Changes the definitions of a `polls` job.
     Polls { job: JobId, change: PollChange },
     /// Epochs below this are reserved now.

@@ -14,10 +14,10 @@
 //! # use tallyflow_dataflows::number::Decimal;
 //! # struct Words;
 //! # impl Decoder for Words {
-//! #     fn decode<'a>(&mut self, r: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
+//! #     fn decode<'a>(&mut self, r: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject> {
 //! #         let text = std::str::from_utf8(r.value.unwrap_or_default()).map_err(|_| Reject("no text".into()))?;
 //! #         event.slots.push(Some(Value::Text(text.into())));
-//! #         Ok(())
+//! #         Ok(Decoded::Event)
 //! #     }
 //! # }
 //! # impl Formats for Words {
@@ -66,7 +66,7 @@ pub struct Recount {
     /// By entity, the claims that stand so far, each by what tells it from a duplicate. Under `last`
     /// and `first` there is one.
     standing: HashMap<Vec<String>, HashMap<Key, Claim>>,
-    /// By message, the newest version that concerns no line: older ones do not stand.
+    /// By message, the newest version that concerns no line, or its deletion: older ones do not stand.
     replaced: HashMap<Vec<String>, Order>,
     subjects: BTreeMap<String, SubjectCounts>,
     result: Counts,
