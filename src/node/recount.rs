@@ -34,8 +34,7 @@ impl Node {
     pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
         if let Dataflow::Polls(_) = &job.plan().spec.dataflow {
-            let what = "a job of polls can't be recounted in this version; its tallies are what is shown";
-            return Err(RecountError::Failed(what.to_owned()));
+            return Err(RecountError::Polls { job: name.to_owned() });
         }
         let started = Instant::now();
         let shown = self.shown(&job).ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;

@@ -26,6 +26,8 @@ mod topics;
 mod votes;
 
 #[cfg(test)]
+mod poll_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

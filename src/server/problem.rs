@@ -166,7 +166,7 @@ impl From<RecountError> for Problem {
         match error {
             RecountError::Job(error) => error.into(),
             RecountError::Nothing { .. } => Problem::not_yet(detail),
-            RecountError::TooLarge { .. } => Problem::refused(detail),
+            RecountError::TooLarge { .. } | RecountError::Polls { .. } => Problem::refused(detail),
             RecountError::Failed(_) => Problem::internal(detail),
         }
     }

@@ -132,8 +132,8 @@ pub async fn vote(
         let record = json(serde_json::to_vec(&Record { said: &said, at: rfc3339(now_ms) }))?;
         let records = [NewRecord { key: Some(key.as_bytes()), value: Some(&record) }];
         let appended = match idempotency_key {
-            Some(key) => host.log().append_once(topic, &records, &key, &json(serde_json::to_vec(&said))?)?,
-            None => host.log().append(topic, &records, None)?,
+            Some(key) => host.log().append_once(&topic, &records, &key, &json(serde_json::to_vec(&said))?)?,
+            None => host.log().append(&topic, &records, None)?,
         };
         let place = appended.ranges.first().ok_or_else(|| Problem::internal("the vote went nowhere"))?;
         Ok(VoteAnswer { topic: topic.to_owned(), partition: place.0, offset: place.1, poll: id })
@@ -157,7 +157,7 @@ fn voter_key(voter: &RawValue) -> Result<String, Problem> {
 }
 
 /// The topic that takes the vote, if the poll does.
-fn takes<'v>(view: &'v PollView, option: Option<&str>, now_ms: i64) -> Result<&'v str, Problem> {
+fn takes(view: &PollView, option: Option<&str>, now_ms: i64) -> Result<String, Problem> {
     let poll = &view.in_force.poll;
     let conflict = |detail: String| Problem::new(StatusCode::CONFLICT, detail);
     if view.job.state() == JobState::Cancelled {

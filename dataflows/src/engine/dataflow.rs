@@ -213,7 +213,8 @@ fn ingest<'scope>(
                 halting = halt.as_ref().map(|halt| halt.number);
             }
             if held_back {
-                if reader.has_more() {
+                let refills = book.as_deref().is_some_and(|book| book.refill().is_some());
+                if reader.has_more() || refills {
                     activator.activate_after(HOLD);
                 }
             } else {

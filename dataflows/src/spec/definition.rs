@@ -6,6 +6,7 @@ use super::section::{Field, Section};
 use super::terms::{self, Terms, terms};
 use super::tree::{self, Kind, Node, Nulls};
 use super::written::time_text;
+use crate::operators::match_options::is_matchable;
 use crate::time::parse_time_text;
 use std::collections::HashMap;
 
@@ -278,11 +279,6 @@ fn matchable(options: &[String], how: Match, job: &PollsJob<'_>, field: &Field<'
         let message = format!("{} has no letter or digit that a text could match; name another", shown(option));
         faults.push(field.node.line, key, message);
     }
-}
-
-/// Whether a text can speak of the option. To be `operators::match_options::is_matchable`.
-fn is_matchable(_option: &str, _how: Match) -> bool {
-    true
 }
 
 fn time(field: &Field<'_>, faults: &mut Faults) -> Option<i64> {

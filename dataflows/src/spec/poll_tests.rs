@@ -181,6 +181,19 @@ fn options_are_there_few_short_and_different() {
 }
 
 #[test]
+fn an_option_that_no_text_can_speak_of_is_refused_where_texts_are_read() {
+    let text = r#"{"id": "a", "options": ["yes", "!!!", "..."]}"#;
+    let faults = new(text).unwrap_err();
+    let keys: Vec<_> = faults.iter().map(|f| f.key.as_str()).collect();
+    assert_eq!(keys, ["options[1]", "options[2]"]);
+    assert!(faults[0].message.starts_with("\"!!!\" has no letter or digit"));
+    let defaults = PollsSpec::default();
+    let jobs = [PollsJob { name: "p", defaults: &defaults, reads_messages: false }];
+    assert!(new_poll(text, &Around { jobs: &jobs, is_taken: &|_| false, now_ns: NOW }).is_ok(), "votes name it");
+    assert!(fault_of(changed(&moods(), r#"{"options": ["!"]}"#)).starts_with("options[0]: \"!\""));
+}
+
+#[test]
 fn a_poll_closes_after_it_opens() {
     assert!(with(r#""opens": 1795255200000, "closes": 1795255200001"#).is_ok());
     let fault = fault_of(with(r#""opens": "2026-11-21T10:00:00Z", "closes": "2026-11-21T10:00:00Z""#));

@@ -356,6 +356,10 @@ impl Node {
                 PollEvent::Opened { poll, from } => passes.opened(&poll, from),
                 PollEvent::Refilling { number, records, of } => passes.refilling(number, records, of),
                 PollEvent::Refilled { number } => return passes.refilled(number),
+                PollEvent::RefillFailed { number, error } => {
+                    tracing::error!(job = job.name(), "the past of polls could not be read again: {error}");
+                    return passes.refill_failed(number, &error);
+                }
             }
             Vec::new()
         });
