@@ -45,7 +45,7 @@ fn feed(hasher: &mut impl Hasher, parts: &[impl AsRef<[u8]>]) {
 }
 
 /// An entity by its keyed 128-bit hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntityHash {
     pub high: u64,
     pub low: u64,

@@ -5,6 +5,7 @@
 
 use crate::claim::HashKey;
 use crate::decode::{Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
+use crate::engine::PollChange;
 use crate::engine::job::{Install, InstallInput, Start};
 use crate::engine::{Command, Engine, EngineConfig};
 use crate::ids::{Epoch, Offset, PartitionId};
@@ -13,7 +14,8 @@ use crate::record::RecordRef;
 use crate::results::{JobResults, Shape};
 use crate::source::{Budget, PartitionSource, PartitionState, Polled, Source, SourceError, TopicState, Waker};
 use crate::spec::JobSpec;
-use crate::update::{EngineEvent, JobId};
+use crate::spec::polls::PollInForce;
+use crate::update::{EngineEvent, JobId, PollEvent};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -196,6 +198,8 @@ pub struct Bench {
     pub results: JobResults,
     /// Why the job failed, if it did.
     pub failed: Option<String>,
+    /// What became of changes of polls, all of it so far.
+    pub poll_events: Vec<PollEvent>,
     /// Called with the results after every update.
     pub check: Box<dyn FnMut(&JobResults)>,
 }
@@ -203,6 +207,17 @@ pub struct Bench {
 impl Bench {
     /// Starts an engine with `workers` and installs the job, from the beginning of its topics.
     pub fn start(spec: &JobSpec, source: Arc<dyn Source>, formats: Arc<dyn Formats>, workers: usize) -> Self {
+        Self::start_polls(spec, Vec::new(), source, formats, workers)
+    }
+
+    /// Starts a `polls` job with polls that are there already.
+    pub fn start_polls(
+        spec: &JobSpec,
+        polls: Vec<PollInForce>,
+        source: Arc<dyn Source>,
+        formats: Arc<dyn Formats>,
+        workers: usize,
+    ) -> Self {
         let (send, events) = channel();
         let send = Mutex::new(send);
         let engine = Engine::start(EngineConfig {
@@ -229,20 +244,30 @@ impl Bench {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
-            polls: Vec::new(),
+            polls,
         };
         let results = JobResults::new(Shape::of(spec, &install.inputs));
         engine.command(Command::Install(Box::new(install)));
-        Bench { engine, events, results, failed: None, check: Box::new(|_| {}) }
+        Bench { engine, events, results, failed: None, poll_events: Vec::new(), check: Box::new(|_| {}) }
+    }
+
+    /// Changes the polls of a `polls` job.
+    pub fn polls(&self, change: PollChange) {
+        self.engine.command(Command::Polls { job: JobId(1), change });
     }
 
     /// Takes events until the results stand for `records` records, or the job fails.
     pub fn run_to(&mut self, records: u64, deadline: Duration) {
+        self.run_until(deadline, |bench| bench.results.accounting().read >= records);
+    }
+
+    /// Takes events until `done`, or the job fails.
+    pub fn run_until(&mut self, deadline: Duration, done: impl Fn(&Self) -> bool) {
         let until = Instant::now() + deadline;
-        while self.results.accounting().read < records && self.failed.is_none() {
+        while !done(self) && self.failed.is_none() {
             let wait = until.saturating_duration_since(Instant::now());
             let event = self.events.recv_timeout(wait).unwrap_or_else(|_| {
-                panic!("{} of {records} records after {deadline:?}", self.results.accounting().read)
+                panic!("not done after {deadline:?}: {} records read", self.results.accounting().read)
             });
             self.engine.taken();
             match event {
@@ -251,7 +276,8 @@ impl Bench {
                     (self.check)(&self.results);
                 }
                 EngineEvent::Failed { error, .. } => self.failed = Some(error),
-                _ => {}
+                EngineEvent::Polls { event, .. } => self.poll_events.push(event),
+                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
             }
         }
     }

@@ -74,6 +74,9 @@ pub enum PollEvent {
     Refilling { number: u64, records: u64, of: u64 },
     /// The update told just before shows all that the refill of this number has counted.
     Refilled { number: u64 },
+    /// The log could not be read for the refill of this number: nothing of it is shown, and what was shown
+    /// stays.
+    RefillFailed { number: u64, error: String },
 }
 
 /// The operators of a job's dataflow and how they are joined.

@@ -2,14 +2,15 @@
 //! passed it, tells the node what changed.
 
 use crate::claim::LineId;
-use crate::engine::facts::{Fact, NEWEST_KEPT, Newest};
+use crate::engine::facts::{ClaimChanges, Fact, NEWEST_KEPT, Newest};
 use crate::engine::job::{Failure, Job};
+use crate::engine::showing::Showing;
 use crate::ids::Epoch;
 use crate::number::Decimal;
 use crate::operators::extremes::Extreme;
 use crate::operators::tally::Sums;
-use crate::spec::{Aggregate, TallySpec};
-use crate::update::{EngineEvent, EpochUpdate, ReadTo};
+use crate::spec::Aggregate;
+use crate::update::{EngineEvent, EpochUpdate, PollEvent, ReadTo};
 use ethnum::I256;
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct Collector {
     subjects: HashMap<u64, String>,
     /// By halt, how many workers have stopped.
     halted: BTreeMap<u64, usize>,
+    /// Of a `polls` job, which of its polls are shown.
+    showing: Option<Showing>,
 }
 
 struct Line {
@@ -36,11 +39,27 @@ struct Line {
     extreme: Extreme,
 }
 
+/// What closed epochs come to.
+#[derive(Default)]
+struct Told {
+    update: EpochUpdate,
+    halted: Vec<u64>,
+    polls: Vec<PollEvent>,
+}
+
+impl Line {
+    /// The line of a poll's option, with nothing in it yet.
+    fn named(poll: &str, option: String) -> Self {
+        Line { subject: poll.to_owned(), group: vec![option], sums: Sums::default(), extreme: Extreme::default() }
+    }
+}
+
 impl Collector {
-    pub fn new(job: Arc<Job>, spec: &TallySpec, workers: usize) -> Self {
+    pub fn new(job: Arc<Job>, aggregates: Vec<Aggregate>, workers: usize) -> Self {
         Collector {
+            showing: job.book().map(|_| Showing::new(job.clone(), workers)),
             job,
-            aggregates: spec.aggregates.clone(),
+            aggregates,
             workers,
             open: BTreeMap::new(),
             lines: HashMap::new(),
@@ -72,24 +91,27 @@ impl Collector {
             return;
         }
         match self.update(epoch, closed) {
-            Ok((update, halted)) => {
+            Ok(Told { update, halted, polls }) => {
                 let job = self.job.id;
                 self.job.outbox.send(EngineEvent::Closed { job, update });
                 for halt in halted {
                     self.job.outbox.send(EngineEvent::Halted { job, halt });
+                }
+                for event in polls {
+                    self.job.outbox.send(EngineEvent::Polls { job, event });
                 }
             }
             Err(failure) => self.job.fail(failure),
         }
     }
 
-    fn update(&mut self, epoch: Epoch, closed: BTreeMap<u64, Vec<Fact>>) -> Result<(EpochUpdate, Vec<u64>), Failure> {
+    fn update(&mut self, epoch: Epoch, closed: BTreeMap<u64, Vec<Fact>>) -> Result<Told, Failure> {
         let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         let mut update = EpochUpdate { epoch, at_ms, ..EpochUpdate::default() };
         let mut touched = HashSet::new();
         let mut totals: HashMap<u64, Sums> = HashMap::new();
         let mut offsets = BTreeMap::new();
-        let mut claims = BTreeMap::new();
+        let mut claims: BTreeMap<u64, ClaimChanges> = BTreeMap::new();
         let mut halted = Vec::new();
         for mut facts in closed.into_values() {
             // Names come before what uses them, and old sums go before new ones come.
@@ -103,6 +125,9 @@ impl Collector {
                     Fact::SubjectName { id, name } => self.name_subject(id, name, &mut update)?,
                     Fact::LineName { id, subject, group } => self.name_line(id, subject, group, &mut update)?,
                     Fact::Line { id, sums, diff, .. } => {
+                        if !self.names_line(id) {
+                            continue;
+                        }
                         self.line(id)?.sums = if diff > 0 { sums } else { Sums::default() };
                         touched.insert(id);
                     }
@@ -121,11 +146,7 @@ impl Collector {
                         update.records.matched += records.matched;
                     }
                     Fact::Claims { subject, changes } => {
-                        let sum: &mut crate::engine::facts::ClaimChanges = claims.entry(subject).or_default();
-                        sum.claims += changes.claims;
-                        sum.counted += changes.counted;
-                        sum.superseded += changes.superseded;
-                        sum.duplicate += changes.duplicate;
+                        claims.entry(subject).or_default().add(&changes);
                     }
                     Fact::Newest(newest) => update.newest.push(newest),
                     Fact::Rejected(rejected) => update.rejected.push(rejected),
@@ -136,13 +157,38 @@ impl Collector {
                             halted.push(halt);
                         }
                     }
+                    Fact::PollsChanged => {}
+                    Fact::Pending { .. }
+                    | Fact::Refilling { .. }
+                    | Fact::Refilled { .. }
+                    | Fact::RefillFailed { .. } => {
+                        if let Some(showing) = &mut self.showing {
+                            showing.refill(fact);
+                        }
+                    }
                 }
             }
         }
+        let mut polls = Vec::new();
+        if let Some(mut showing) = self.showing.take() {
+            polls = showing.settle(&mut update);
+            for (poll, lines) in showing.come(&mut update) {
+                for (id, option) in lines {
+                    self.lines.entry(id).or_insert_with(|| Line::named(&poll, option));
+                    touched.insert(id);
+                }
+            }
+            touched.retain(|id| showing.shows(id.subject));
+            if !update.gone.is_empty() {
+                self.lines.retain(|id, _| !update.gone.contains(&id.subject));
+            }
+            totals = showing.totals(totals);
+            claims = showing.claims(claims);
+            self.showing = Some(showing);
+        }
         for id in touched {
-            let line = self.line(id)?;
-            let values = if line.sums.count == 0 { None } else { Some(()) };
-            let values = values.map(|()| self.values(id)).transpose()?;
+            let stands = self.line(id)?.sums.count != 0 || self.showing.is_some();
+            let values = if stands { Some(self.values(id)?) } else { None };
             update.lines.push((id, values));
         }
         if self.aggregates.first().is_some_and(Aggregate::has_total) {
@@ -154,7 +200,15 @@ impl Collector {
         update.offsets = offsets.into_values().collect();
         update.claims = claims.into_iter().collect();
         keep_newest(&mut update.newest);
-        Ok((update, halted))
+        Ok(Told { update, halted, polls })
+    }
+
+    /// Whether a line is known by name; those of a poll that is gone are not.
+    fn names_line(&mut self, id: LineId) -> bool {
+        let Some(showing) = self.showing.as_ref().filter(|_| !self.lines.contains_key(&id)) else { return true };
+        let Some((poll, option)) = showing.name(id) else { return false };
+        self.lines.insert(id, Line::named(&poll, option));
+        true
     }
 
     fn line(&mut self, id: LineId) -> Result<&mut Line, Failure> {
@@ -269,7 +323,7 @@ mod tests {
         use crate::spec::{Dataflow, EntrySpec, JobSpec, Keep};
         use std::sync::{Mutex, mpsc};
 
-        let spec = TallySpec {
+        let spec = crate::spec::TallySpec {
             subject: vec![],
             entries: vec![EntrySpec { group: vec![], value: None }],
             entity: vec![],
@@ -290,7 +344,7 @@ mod tests {
         let outbox = Outbox::new(Arc::new(move |event| send.lock().unwrap().send(event).unwrap()), Arc::default());
         let formats = Arc::new(crate::testing::PlainFormats);
         let job = Arc::new(Job::new(&install, formats, crate::claim::HashKey([1, 2]), outbox));
-        let mut collector = Collector::new(job, &spec, 1);
+        let mut collector = Collector::new(job, spec.aggregates, 1);
 
         let sums = |count| Sums { count, sum: I256::ZERO };
         let total = |epoch, count, diff| Fact::Total { subject: 7, sums: sums(count), diff, epoch };

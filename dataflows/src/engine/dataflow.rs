@@ -1,24 +1,32 @@
-//! The dataflow of a `tally` job on one worker.
+//! A job's dataflow on one worker.
 //!
 //! ```text
-//! Ingest --claims--> Standing --sums--> Tally --lines, totals--> Collect --> node
-//!    |                  |--details--> Extremes --values-------------^
-//!    |--sums, details (where there is no entity)                    |
-//!    '--facts-----------'-------------------------------------------'
+//! tally:  Ingest --claims--> Standing --sums--> Tally --lines, totals--> Collect --> node
+//!            |                  |--details--> Extremes --values-------------^
+//!            |--sums, details (where there is no entity)                    |
+//!            '--facts-----------'-------------------------------------------'
+//!
+//! polls:  Ingest --votes----> Standing -------------sums--> Tally --lines, totals--> Collect --> node
+//!            |--messages--> Messages ---------------sums------^                         ^
+//!            |                 '--spoken--> People --sums-----'                         |
+//!            '--facts-------------'------------'----------------------------------------'
 //! ```
 
-use crate::claim::{Claim, LineId};
+use crate::claim::{Claim, EntityHash, LineId};
 use crate::engine::collect::Collector;
 use crate::engine::facts::Fact;
 use crate::engine::ingest::{Ingest, Output};
 use crate::engine::job::{Halt, Install, Job};
+use crate::engine::speaking;
+use crate::engine::stash::Stash;
+use crate::jobs::polls::book::Book;
 use crate::operators::extremes::{Detail, Extremes};
-use crate::operators::standing::Standing;
+use crate::operators::messages::Version;
+use crate::operators::standing::{Keeps, Standing};
 use crate::operators::tally::{Sums, tally};
 use crate::source::Source;
-use crate::spec::Keep;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use crate::spec::{Aggregate, Dataflow, Keep};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,13 +44,15 @@ const EPOCHS_IN_FLIGHT: u64 = 4;
 /// How long a source waits that may not read on.
 const HOLD: Duration = Duration::from_millis(1);
 
-type VecBuilder<D> = CapacityContainerBuilder<Vec<D>>;
+pub(super) type VecBuilder<D> = CapacityContainerBuilder<Vec<D>>;
 
 /// A worker's hand on the job's source.
 #[derive(Clone)]
 pub struct Control {
     /// What bounds its reading, if something does; and whether that is news to the source.
     halt: Rc<RefCell<(Option<Halt>, bool)>>,
+    /// Whether the polls have changed since its last turn.
+    polls_changed: Rc<Cell<bool>>,
     activator: Rc<Activator>,
 }
 
@@ -52,23 +62,51 @@ impl Control {
         *self.halt.borrow_mut() = (halt, true);
         self.activator.activate();
     }
+
+    /// Lets the source take notice of changed polls.
+    pub fn polls_changed(&self) {
+        self.polls_changed.set(true);
+        self.activator.activate();
+    }
 }
 
 /// Builds the job on this worker. Every worker builds the same operators in the same order.
-pub fn build<'scope>(scope: Scope<'scope, u64>, job: &Arc<Job>, install: &Install, source: &dyn Source) -> Control {
-    let spec = install.tally();
-    let keep = install.spec.keeping(job.formats.as_ref()).keep;
+pub fn build<'scope>(
+    scope: Scope<'scope, u64>,
+    job: &Arc<Job>,
+    install: &Install,
+    source: &Arc<dyn Source>,
+) -> Control {
     let probe = ProbeHandle::new();
-
     let (control, ingested) = ingest(scope, job, install, source, probe.clone());
-    let Streams { mut sums, mut details, mut facts, claims } = ingested;
-    if keep != Keep::All {
-        let standing = Standing::new(keep, spec.order.is_some(), spec.is_detailed());
-        let stood = stand(claims, standing);
-        sums = stood.sums;
-        details = stood.details;
-        facts = scope.concatenate([facts, stood.facts]);
-    }
+    let Streams { mut sums, mut details, mut facts, claims, messages } = ingested;
+    let mut extremes = None;
+    let aggregates = match &install.spec.dataflow {
+        Dataflow::Tally(spec) => {
+            let keep = install.spec.keeping(job.formats.as_ref()).keep;
+            if keep != Keep::All {
+                let standing = Standing::new(Keeps::Same(keep), spec.order.is_some(), spec.is_detailed());
+                let stood = stand(claims, standing, job);
+                sums = stood.sums;
+                details = stood.details;
+                facts = scope.concatenate([facts, stood.facts]);
+            }
+            extremes = Extremes::new(&spec.aggregates, keep == Keep::All);
+            spec.aggregates.clone()
+        }
+        Dataflow::Polls(_) => {
+            let keep_of = {
+                let job = job.clone();
+                move |subject| job.book().map_or(Keep::Last, |book| book.keep_of(subject))
+            };
+            let stood = stand(claims, Standing::new(Keeps::BySubject(Box::new(keep_of)), true, false), job);
+            let said = speaking::messages(messages, job);
+            let spoken = speaking::people(said.spoken, job);
+            sums = scope.concatenate([sums, stood.sums, said.sums, spoken.sums]);
+            facts = scope.concatenate([facts, stood.facts, said.facts, spoken.facts]);
+            vec![Aggregate::Count]
+        }
+    };
     let tallies = tally(sums);
     let lines = tallies.lines.inner.map(|((id, sums), epoch, diff)| Fact::Line { id, sums, diff: diff as i64, epoch });
     let totals = tallies.totals.inner.map(|((subject, sums), epoch, diff)| Fact::Total {
@@ -78,16 +116,24 @@ pub fn build<'scope>(scope: Scope<'scope, u64>, job: &Arc<Job>, install: &Instal
         epoch,
     });
     let mut told = vec![facts, lines, totals];
-    if let Some(extremes) = Extremes::new(&spec.aggregates, keep == Keep::All) {
+    if let Some(extremes) = extremes {
         told.push(extreme(details, extremes));
     }
-    let collector = Collector::new(job.clone(), spec, scope.peers());
+    let collector = Collector::new(job.clone(), aggregates, scope.peers());
     collect(scope.concatenate(told), collector, install.job.0).probe_with(&probe);
     control
 }
 
 struct Streams<'scope> {
     claims: StreamVec<'scope, u64, Claim>,
+    messages: StreamVec<'scope, u64, Version>,
+    sums: StreamVec<'scope, u64, (LineId, u64, Sums)>,
+    details: StreamVec<'scope, u64, (LineId, Detail, i64)>,
+    facts: StreamVec<'scope, u64, Fact>,
+}
+
+/// What comes of claims.
+struct Stood<'scope> {
     sums: StreamVec<'scope, u64, (LineId, u64, Sums)>,
     details: StreamVec<'scope, u64, (LineId, Detail, i64)>,
     facts: StreamVec<'scope, u64, Fact>,
@@ -97,7 +143,7 @@ fn ingest<'scope>(
     scope: Scope<'scope, u64>,
     job: &Arc<Job>,
     install: &Install,
-    source: &dyn Source,
+    source: &Arc<dyn Source>,
     probe: ProbeHandle<u64>,
 ) -> (Control, Streams<'scope>) {
     let mut builder = OperatorBuilder::new("Ingest".to_owned(), scope);
@@ -106,13 +152,15 @@ fn ingest<'scope>(
     let (sums_out, sums) = builder.new_output();
     let (details_out, details) = builder.new_output();
     let (facts_out, facts) = builder.new_output();
+    let (messages_out, messages) = builder.new_output();
     let mut claims_out = OutputBuilder::<_, VecBuilder<Claim>>::from(claims_out);
     let mut sums_out = OutputBuilder::<_, VecBuilder<(LineId, u64, Sums)>>::from(sums_out);
     let mut details_out = OutputBuilder::<_, VecBuilder<(LineId, Detail, i64)>>::from(details_out);
     let mut facts_out = OutputBuilder::<_, VecBuilder<Fact>>::from(facts_out);
+    let mut messages_out = OutputBuilder::<_, VecBuilder<Version>>::from(messages_out);
 
     let activator = Rc::new(scope.activator_for(info.address.clone()));
-    let control = Control { halt: Rc::default(), activator: activator.clone() };
+    let control = Control { halt: Rc::default(), polls_changed: Rc::default(), activator: activator.clone() };
     let path = info.address.to_vec();
     let clock_waker = scope.worker().sync_activator_for(path.clone());
     let arrival = std::sync::Mutex::new(scope.worker().sync_activator_for(path));
@@ -121,7 +169,7 @@ fn ingest<'scope>(
         arrival.lock().unwrap_or_else(std::sync::PoisonError::into_inner).activate().ok();
     });
     job.clock.register(clock_waker);
-    let mut ingest = match Ingest::open(job, install, source, (scope.index(), scope.peers()), arrival) {
+    let mut ingest = match Ingest::open(job, install, source.as_ref(), (scope.index(), scope.peers()), arrival) {
         Ok(ingest) => Some(ingest),
         Err(failure) => {
             job.fail(failure);
@@ -129,7 +177,8 @@ fn ingest<'scope>(
         }
     };
 
-    let (job, halt) = (job.clone(), control.halt.clone());
+    let (job, source, worker) = (job.clone(), source.clone(), scope.index());
+    let (halt, polls_changed) = (control.halt.clone(), control.polls_changed.clone());
     builder.build(move |mut capabilities| {
         let mut output = Output::default();
         let mut announced = false;
@@ -137,6 +186,7 @@ fn ingest<'scope>(
         let mut halting = None;
         // The epoch in which something was read that has not ended yet.
         let mut unfinished = None;
+        let mut turns = 0u64;
         move |_frontiers| {
             let epoch = job.clock.current();
             if *capabilities[0].time() < epoch {
@@ -151,7 +201,12 @@ fn ingest<'scope>(
             }
             let oldest = probe.with_frontier(|f| f.first().copied()).unwrap_or(epoch);
             let held_back = epoch.saturating_sub(oldest) > EPOCHS_IN_FLIGHT || job.outbox.is_full();
-            let mut behind = false;
+            let (mut behind, mut refilling) = (false, false);
+            let book = job.book();
+            if polls_changed.take() {
+                output.facts.push(Fact::PollsChanged);
+                unfinished = Some(epoch);
+            }
             if std::mem::take(&mut halt.borrow_mut().1) {
                 let halt = &halt.borrow().0;
                 reader.halt(halt.as_ref());
@@ -162,7 +217,7 @@ fn ingest<'scope>(
                     activator.activate_after(HOLD);
                 }
             } else {
-                match reader.read(&mut output) {
+                match reader.read(&mut output, book.as_deref()) {
                     Ok(true) => unfinished = Some(epoch),
                     Ok(false) => {}
                     Err(failure) => return job.fail(failure),
@@ -171,7 +226,17 @@ fn ingest<'scope>(
                 if let Some(wait) = reader.retry_after() {
                     activator.activate_after(wait);
                 }
+                turns += 1;
+                // While live reading has much to do, the past has every eighth turn.
+                if let Some(book) = book.as_deref().filter(|_| !behind || turns.is_multiple_of(8)) {
+                    let told;
+                    (refilling, told) = reader.refill(&mut output, book, source.as_ref(), worker);
+                    if told {
+                        unfinished = Some(epoch);
+                    }
+                }
             }
+            drop(book);
             if let Some(halt) = halting.filter(|_| reader.is_halted()) {
                 halting = None;
                 output.facts.push(Fact::Halted { halt });
@@ -184,24 +249,26 @@ fn ingest<'scope>(
                 .give_iterator(output.sums.drain(..).map(|(line, sums)| (line, epoch, sums)));
             details_out.activate().session(&capabilities[2]).give_container(&mut output.details);
             facts_out.activate().session(&capabilities[3]).give_container(&mut output.facts);
+            messages_out.activate().session(&capabilities[4]).give_container(&mut output.messages);
             if let Some(open) = unfinished
                 && let Err(wait) = job.clock.end(open, behind)
                 && !behind
             {
                 activator.activate_after(wait);
             }
-            if behind {
+            if behind || refilling {
                 activator.activate();
             }
         }
     });
-    (control, Streams { claims, sums, details, facts })
+    (control, Streams { claims, messages, sums, details, facts })
 }
 
-fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing) -> Streams<'scope> {
+fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing, job: &Arc<Job>) -> Stood<'scope> {
     let scope = claims.scope();
     let mut builder = OperatorBuilder::new("Standing".to_owned(), scope);
-    let mut input = builder.new_input(claims.clone(), Exchange::new(|c: &Claim| c.entity.key_group() as u64));
+    let mut sweeper = Sweeper::new(job, scope.activator_for(builder.operator_info().address));
+    let mut input = builder.new_input(claims, Exchange::new(|c: &Claim| c.entity.key_group() as u64));
     let (sums_out, sums) = builder.new_output();
     let (details_out, details) = builder.new_output();
     let (facts_out, facts) = builder.new_output();
@@ -209,32 +276,27 @@ fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing) 
     let mut details_out = OutputBuilder::<_, VecBuilder<(LineId, Detail, i64)>>::from(details_out);
     let mut facts_out = OutputBuilder::<_, VecBuilder<Fact>>::from(facts_out);
     builder.build(move |_capabilities| {
-        let mut stash = BTreeMap::new();
+        let mut stash = Stash::new(3);
         move |frontiers| {
-            input.for_each(|capability, claims| {
-                let (_, held) = stash.entry(*capability.time()).or_insert_with(|| {
-                    ([capability.retain(0), capability.retain(1), capability.retain(2)], Vec::new())
-                });
-                held.push(std::mem::take(claims));
-            });
-            while let Some(entry) = stash.first_entry().filter(|entry| !frontiers[0].less_equal(entry.key())) {
-                let (epoch, (capabilities, batches)) = entry.remove_entry();
-                for claims in batches {
+            input.for_each(|capability, claims| stash.push(capability, claims));
+            while let Some(passed) = stash.pop(&frontiers[0]) {
+                for claims in passed.batches {
                     standing.apply(claims);
                 }
                 let mut changes = standing.take_changes();
                 let claims = changes.subjects.drain(..).map(|(subject, changes)| Fact::Claims { subject, changes });
                 let newest = standing.take_newest().map(Fact::Newest);
-                facts_out.activate().session(&capabilities[2]).give_iterator(claims.chain(newest));
-                sums_out
-                    .activate()
-                    .session(&capabilities[0])
-                    .give_iterator(changes.lines.drain(..).map(|(line, sums)| (line, epoch, sums)));
-                details_out.activate().session(&capabilities[1]).give_container(&mut changes.details);
+                facts_out.activate().session(&passed.capabilities[2]).give_iterator(claims.chain(newest));
+                let lines = changes.lines.drain(..).map(|(line, sums)| (line, passed.epoch, sums));
+                sums_out.activate().session(&passed.capabilities[0]).give_iterator(lines);
+                details_out.activate().session(&passed.capabilities[1]).give_container(&mut changes.details);
             }
+            sweeper.sweep(|group, book| {
+                standing.sweep(group, |subject| book.entry(subject).is_some_and(|entry| !entry.sealed));
+            });
         }
     });
-    Streams { claims, sums, details, facts }
+    Stood { sums, details, facts }
 }
 
 fn extreme<'scope>(
@@ -243,16 +305,13 @@ fn extreme<'scope>(
 ) -> StreamVec<'scope, u64, Fact> {
     let exchange = Exchange::new(|(line, ..): &(LineId, Detail, i64)| line.group ^ line.subject);
     details.unary_frontier::<VecBuilder<Fact>, _, _, _>(exchange, "Extremes", |_capability, _info| {
-        let mut stash = BTreeMap::new();
+        let mut stash = Stash::new(1);
         move |(input, frontier), output| {
-            input.for_each(|capability, details| {
-                let (_, held) = stash.entry(*capability.time()).or_insert_with(|| (capability.retain(0), Vec::new()));
-                held.append(details);
-            });
-            while let Some(entry) = stash.first_entry().filter(|entry| !frontier.less_equal(entry.key())) {
-                let (capability, details) = entry.remove();
+            input.for_each(|capability, details| stash.push(capability, details));
+            while let Some(passed) = stash.pop(frontier) {
+                let details = passed.batches.into_iter().flatten().collect();
                 let facts = extremes.apply(details).into_iter().map(|(id, extreme)| Fact::Extreme { id, extreme });
-                output.session(&capability).give_iterator(facts);
+                output.session(&passed.capabilities[0]).give_iterator(facts);
             }
         }
     })
@@ -269,4 +328,37 @@ fn collect<'scope>(
             collector.close(frontier.frontier().first().copied());
         }
     })
+}
+
+/// Gives up what operators hold for polls that are sealed or gone, a few key groups at a time.
+pub(super) struct Sweeper {
+    job: Arc<Job>,
+    activator: Activator,
+    /// The book's count of sweeps that was last begun, and the key group that is next.
+    begun: u64,
+    next: usize,
+}
+
+impl Sweeper {
+    /// Key groups at a time: at ten million entities, less than half a millisecond.
+    const GROUPS: usize = 4;
+
+    pub fn new(job: &Arc<Job>, activator: Activator) -> Self {
+        Sweeper { job: job.clone(), activator, begun: 0, next: EntityHash::KEY_GROUPS }
+    }
+
+    /// Lets `sweep` have the next key groups if there is something to give up.
+    pub fn sweep(&mut self, mut sweep: impl FnMut(usize, &Book)) {
+        let Some(book) = self.job.book() else { return };
+        if book.sweeps() > self.begun {
+            self.begun = book.sweeps();
+            self.next = 0;
+        }
+        let end = (self.next + Self::GROUPS).min(EntityHash::KEY_GROUPS);
+        (self.next..end).for_each(|group| sweep(group, &book));
+        if self.next < end {
+            self.next = end;
+            self.activator.activate();
+        }
+    }
 }

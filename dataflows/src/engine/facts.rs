@@ -31,15 +31,26 @@ pub enum Fact {
     Rejected(Rejected),
     /// A worker has stopped reading, as asked by the halt of this number.
     Halted { halt: u64 },
+    /// The polls there are have changed.
+    PollsChanged,
+    /// So many records, irrelevant by the polls in force, are matched once the refill of this number is
+    /// shown; or, below zero, the other way round.
+    Pending { refill: u64, matched: i64 },
+    /// How many records a worker has read in all for the refill, of how many.
+    Refilling { refill: u64, worker: usize, records: u64, of: u64 },
+    /// A worker has read all that the refill needs of its partitions.
+    Refilled { refill: u64 },
+    /// A worker can't read what the refill needs, for this reason.
+    RefillFailed { refill: u64, error: String },
 }
 
-/// What became of records: to be added.
+/// What became of records: to be added; a record may become another class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordChanges {
-    pub read: u64,
-    pub rejected: u64,
-    pub irrelevant: u64,
-    pub matched: u64,
+    pub read: i64,
+    pub rejected: i64,
+    pub irrelevant: i64,
+    pub matched: i64,
 }
 
 /// What became of a subject's claims: to be added; a counted claim may become another class.
@@ -52,6 +63,14 @@ pub struct ClaimChanges {
 }
 
 impl ClaimChanges {
+    /// Adds other changes.
+    pub fn add(&mut self, other: &ClaimChanges) {
+        self.claims += other.claims;
+        self.counted += other.counted;
+        self.superseded += other.superseded;
+        self.duplicate += other.duplicate;
+    }
+
     /// Adds `n` claims to a class that a claim can fall to.
     pub fn count(&mut self, class: Class, n: i64) {
         match class {

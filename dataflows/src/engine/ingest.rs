@@ -1,16 +1,16 @@
 //! The source operator: reads a worker's partitions of a job, decodes, judges, and sends on claims
 //! or, where there is no entity, sums.
 
-use crate::accounting::Class;
-use crate::claim::{Claim, LineId, OrderKey, Position};
-use crate::decode::{Decoder, Event};
-use crate::engine::facts::{ClaimChanges, Fact, Newest, NewestRing, RecordChanges, Rejected};
+use crate::claim::{Claim, LineId, Position};
+use crate::engine::facts::{Fact, NewestRing, RecordChanges};
+use crate::engine::input::{Input, Reading};
 use crate::engine::job::{Failure, Halt, Install, Job};
+use crate::engine::refill::Refilling;
 use crate::ids::{Offset, PartitionId};
-use crate::jobs::tally::{Claims, Judged};
+use crate::jobs::polls::book::Book;
 use crate::operators::extremes::Detail;
+use crate::operators::messages::Version;
 use crate::operators::tally::Sums;
-use crate::record::RecordRef;
 use crate::source::{Budget, PartitionSource, Source, Waker};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,7 @@ struct Trouble {
 #[derive(Default)]
 pub struct Output {
     pub claims: Vec<Claim>,
+    pub messages: Vec<Version>,
     pub sums: Vec<(LineId, Sums)>,
     pub details: Vec<(LineId, Detail, i64)>,
     pub facts: Vec<Fact>,
@@ -44,31 +45,22 @@ pub struct Ingest {
     /// Which partition has the next turn.
     turn: usize,
     newest: NewestRing,
+    /// Reading the past beside, of a `polls` job.
+    refilling: Option<Refilling>,
 }
 
-/// One input: how its records become claims.
-struct Input {
-    decoder: Box<dyn Decoder>,
-    claims: Claims,
-    detailed: bool,
-    /// Without an entity: by line what this turn adds, and the lines that it adds to.
-    sums: Vec<Sums>,
-    dirty: Vec<u32>,
-    /// Likewise claims by subject.
-    subjects: Vec<u64>,
-}
-
-struct Partition {
-    input: usize,
-    id: PartitionId,
-    topic: String,
+/// One partition of an input.
+pub struct Partition {
+    pub input: usize,
+    pub id: PartitionId,
+    pub topic: String,
     reader: Option<Box<dyn PartitionSource>>,
     next: Offset,
     until: Option<Offset>,
     halt: Option<Offset>,
     /// While reading it fails in a way that may pass.
     trouble: Option<Trouble>,
-    from_ms: Option<i64>,
+    pub from_ms: Option<i64>,
     until_ms: Option<i64>,
     done: bool,
 }
@@ -103,7 +95,7 @@ impl Ingest {
                 });
             }
         }
-        Ok(Ingest { inputs, partitions, turn: 0, newest: NewestRing::default() })
+        Ok(Ingest { inputs, partitions, turn: 0, newest: NewestRing::default(), refilling: None })
     }
 
     /// Where each partition stands, for the first epoch: so that a job without records has offsets.
@@ -147,8 +139,8 @@ impl Ingest {
         self.partitions.iter().all(reached)
     }
 
-    /// Reads up to a budget into `output`. Answers whether anything was read.
-    pub fn read(&mut self, output: &mut Output) -> Result<bool, Failure> {
+    /// Reads up to a budget into `output`; a `polls` job by its polls. Answers whether anything was read.
+    pub fn read(&mut self, output: &mut Output, book: Option<&Book>) -> Result<bool, Failure> {
         let mut budget = BUDGET;
         let mut any = false;
         for _ in 0..self.partitions.len() {
@@ -159,123 +151,41 @@ impl Ingest {
             }
             any = true;
             let input = &mut self.inputs[partition.input];
-            let read = partition.read(input, budget, output, &mut self.newest).map_err(|failure| Failure {
-                position: Position::new(partition.input, partition.id, partition.next),
-                ..failure
-            })?;
+            let read =
+                partition.read(input, budget, Reading::new(output, &mut self.newest, book)).map_err(|failure| {
+                    Failure { position: Position::new(partition.input, partition.id, partition.next), ..failure }
+                })?;
             budget.records_max = budget.records_max.saturating_sub(read);
             if budget.records_max == 0 {
                 break;
             }
         }
+        self.flush(output);
+        Ok(any)
+    }
+
+    /// Reads a piece of the past that a refill wants. Answers whether there is more to read, and whether
+    /// there was something to tell.
+    pub fn refill(&mut self, output: &mut Output, book: &Book, source: &dyn Source, worker: usize) -> (bool, bool) {
+        let number = book.refill().map(|plan| plan.number);
+        if number != self.refilling.as_ref().map(|refilling| refilling.number) {
+            self.refilling = book.refill().map(|plan| Refilling::open(plan, &self.partitions, source));
+        }
+        let Some(refilling) = &mut self.refilling else { return (false, false) };
+        let told = refilling.read(&self.partitions, &mut self.inputs, output, &mut self.newest, book, worker);
+        let more = refilling.has_more();
+        if told {
+            self.flush(output);
+        }
+        (more, told)
+    }
+
+    fn flush(&mut self, output: &mut Output) {
         for input in &mut self.inputs {
             input.flush(output);
         }
         output.facts.extend(self.newest.drain().map(Fact::Newest));
-        Ok(any)
     }
-}
-
-impl Input {
-    fn new(job: &Job, install: &Install, number: usize) -> Result<Self, Failure> {
-        let formats = job.formats.as_ref();
-        let claims = Claims::new(&install.spec, number, formats, job.hash_key).map_err(Failure::new)?;
-        Ok(Input {
-            decoder: formats.decoder(&install.spec.inputs[number].format, claims.needs()),
-            claims,
-            detailed: install.tally().is_detailed(),
-            sums: Vec::new(),
-            dirty: Vec::new(),
-            subjects: Vec::new(),
-        })
-    }
-
-    fn record(&mut self, position: Position, record: RecordRef<'_>, read: &mut Reading<'_>) {
-        let mut event = Event::default();
-        let judged = match self.decoder.decode(&record, &mut event) {
-            Ok(()) => self.claims.judge(&event, &record),
-            Err(reject) => Judged::Rejected(reject.0),
-        };
-        read.records.read += 1;
-        match judged {
-            Judged::Matched => {
-                read.records.matched += 1;
-                match self.claims.said.entity {
-                    Some(entity) => read.output.claims.push(self.claims.claim(entity, position)),
-                    None => self.count(position, read),
-                }
-            }
-            Judged::Irrelevant(reason) => {
-                read.records.irrelevant += 1;
-                read.irrelevant = Some((position, reason));
-                read.output.claims.extend(self.claims.replacement(position));
-            }
-            Judged::Rejected(reason) => {
-                read.records.rejected += 1;
-                read.rejected = Some((position, reason.to_string()));
-                read.output.facts.push(Fact::Rejected(Rejected {
-                    position,
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key.map(<[u8]>::to_vec),
-                    value: record.value.map(<[u8]>::to_vec),
-                    reason: reason.into_owned(),
-                }));
-            }
-        }
-    }
-
-    /// Without an entity every claim counts: it is summed up here, before any exchange.
-    fn count(&mut self, position: Position, read: &mut Reading<'_>) {
-        let said = &self.claims.said;
-        for (place, (_, line, value)) in said.adds.iter().enumerate() {
-            let index = line.0 as usize;
-            if index >= self.sums.len() {
-                self.sums.resize(index + 1, Sums::default());
-            }
-            let sums = &mut self.sums[index];
-            if sums.count == 0 {
-                self.dirty.push(line.0);
-            }
-            sums.add(1, *value);
-            if self.detailed {
-                let order = OrderKey { time_ns: said.time_ns, position };
-                let detail = Detail::new(order, place, *value, said.distinct.clone());
-                read.output.details.push((self.claims.names.line_id(*line), detail, 1));
-            }
-        }
-        if let Some(subject) = said.subject {
-            let index = subject.0 as usize;
-            if index >= self.subjects.len() {
-                self.subjects.resize(index + 1, 0);
-            }
-            self.subjects[index] += 1;
-        }
-        read.newest.push(Class::Counted, position, None);
-    }
-
-    fn flush(&mut self, output: &mut Output) {
-        output.facts.extend(self.claims.names.take_fresh());
-        let names = &self.claims.names;
-        for index in self.dirty.drain(..) {
-            let sums = std::mem::take(&mut self.sums[index as usize]);
-            output.sums.push((names.line_id(crate::jobs::names::LineIndex(index)), sums));
-        }
-        for (index, count) in self.subjects.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
-            let n = std::mem::take(count) as i64;
-            let subject = names.subject_id(crate::jobs::names::SubjectIndex(index as u32));
-            let changes = ClaimChanges { claims: n, counted: n, ..ClaimChanges::default() };
-            output.facts.push(Fact::Claims { subject, changes });
-        }
-    }
-}
-
-/// One partition's read in progress.
-struct Reading<'o> {
-    output: &'o mut Output,
-    newest: &'o mut NewestRing,
-    records: RecordChanges,
-    irrelevant: Option<(Position, &'static str)>,
-    rejected: Option<(Position, String)>,
 }
 
 impl Partition {
@@ -290,17 +200,10 @@ impl Partition {
         self.until.unwrap_or(Offset(u64::MAX)).min(self.halt.unwrap_or(Offset(u64::MAX)))
     }
 
-    fn read(
-        &mut self,
-        input: &mut Input,
-        budget: Budget,
-        output: &mut Output,
-        newest: &mut NewestRing,
-    ) -> Result<usize, Failure> {
+    fn read(&mut self, input: &mut Input, budget: Budget, mut reading: Reading<'_>) -> Result<usize, Failure> {
         let budget = Budget { until: self.bound(), ..budget };
         let Some(reader) = &mut self.reader else { return Ok(0) };
-        let mut reading =
-            Reading { output, newest, records: RecordChanges::default(), irrelevant: None, rejected: None };
+        let book = reading.book;
         let (from_ms, until_ms) = (self.from_ms, self.until_ms);
         let (mut stopped, mut beyond) = (None, false);
         let polled = reader.poll(budget, &mut |record| {
@@ -346,15 +249,10 @@ impl Partition {
         }
         self.next = stopped.unwrap_or(polled.next);
         self.done = stopped.is_some() || self.until.is_some_and(|until| self.next >= until);
-        let Reading { records, irrelevant, rejected, output, .. } = reading;
-        if let Some((position, reason)) = irrelevant {
-            let reason = Some(reason.to_owned());
-            output.facts.push(Fact::Newest(Newest { class: Class::Irrelevant, position, other: None, reason }));
+        if let Some(book) = book {
+            book.reached(self.input, self.id, self.next);
         }
-        if let Some((position, reason)) = rejected {
-            let reason = Some(reason);
-            output.facts.push(Fact::Newest(Newest { class: Class::Rejected, position, other: None, reason }));
-        }
+        let (output, records) = reading.finish();
         let (input, partition) = (self.input as u32, self.id);
         output.facts.push(Fact::Read { input, partition, next: self.next, end: polled.end, records });
         Ok(polled.records)

@@ -2,15 +2,17 @@
 
 use crate::claim::{HashKey, Position};
 use crate::decode::Formats;
+use crate::engine::PollChange;
 use crate::engine::clock::EpochClock;
 use crate::ids::{Epoch, Offset, PartitionId};
+use crate::jobs::polls::book::Book;
 use crate::source::SourceError;
 use crate::spec::polls::PollInForce;
-use crate::spec::{Dataflow, JobSpec, TallySpec};
-use crate::update::{EngineEvent, JobId};
+use crate::spec::{Dataflow, JobSpec};
+use crate::update::{EngineEvent, JobId, PollEvent};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A job with its bounds resolved to offsets, as the node sends it to be installed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,14 +60,6 @@ pub struct Halt {
     pub until: Option<Vec<Vec<Offset>>>,
 }
 
-impl Install {
-    /// The parameters of the `tally` dataflow.
-    pub fn tally(&self) -> &TallySpec {
-        let Dataflow::Tally(spec) = &self.spec.dataflow else { todo!("polls") };
-        spec
-    }
-}
-
 /// What all workers of the process share of a job.
 pub struct Job {
     pub id: JobId,
@@ -73,6 +67,8 @@ pub struct Job {
     pub formats: Arc<dyn Formats>,
     pub hash_key: HashKey,
     pub outbox: Outbox,
+    /// Of a `polls` job, its polls.
+    book: Option<RwLock<Book>>,
     /// Set by whoever fails first; nothing is read or told after it.
     failed: AtomicBool,
     /// On how many workers its dataflow was built, and taken down.
@@ -83,15 +79,38 @@ pub struct Job {
 impl Job {
     pub fn new(install: &Install, formats: Arc<dyn Formats>, hash_key: HashKey, outbox: Outbox) -> Self {
         let clock = EpochClock::new(install.first_epoch, install.epoch_limit);
+        let book = match &install.spec.dataflow {
+            Dataflow::Polls(_) => Some(RwLock::new(Book::new(hash_key, &install.inputs, &install.polls))),
+            Dataflow::Tally(_) => None,
+        };
         Job {
             id: install.job,
             clock,
             formats,
             hash_key,
             outbox,
+            book,
             failed: AtomicBool::new(false),
             built: AtomicUsize::new(0),
             taken_down: AtomicUsize::new(0),
+        }
+    }
+
+    /// The polls of a `polls` job, to be read.
+    pub fn book(&self) -> Option<RwLockReadGuard<'_, Book>> {
+        self.book.as_ref().map(|book| book.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The polls of a `polls` job, to be changed: no source is in the midst of a turn meanwhile.
+    pub fn book_mut(&self) -> Option<RwLockWriteGuard<'_, Book>> {
+        self.book.as_ref().map(|book| book.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the polls; every worker brings every change, and the first to bring the `nth` makes it.
+    pub fn change_polls(&self, nth: u64, change: &PollChange) {
+        let opened = self.book_mut().and_then(|mut book| book.obey(nth, change));
+        if let Some((poll, from)) = opened {
+            self.outbox.send(EngineEvent::Polls { job: self.id, event: PollEvent::Opened { poll, from } });
         }
     }
 

@@ -10,7 +10,12 @@ mod collect;
 mod dataflow;
 pub mod facts;
 mod ingest;
+mod input;
 pub mod job;
+mod refill;
+mod showing;
+mod speaking;
+mod stash;
 mod worker;
 
 use crate::claim::HashKey;

@@ -24,6 +24,8 @@ struct Installed {
     dataflow: usize,
     control: Control,
     job: Arc<Job>,
+    /// How many changes of its polls this worker has brought.
+    poll_changes: u64,
 }
 
 /// Runs until the engine stops.
@@ -54,11 +56,11 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
         Command::Install(install) => {
             let job = shared.job(&install);
             let dataflow = worker.next_dataflow_index();
-            let source = shared.config.source.as_ref();
+            let source = &shared.config.source;
             let control = worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source));
             control.halt(install.halt.clone());
             job.built(worker.peers());
-            installed.insert(install.job, Installed { dataflow, control, job });
+            installed.insert(install.job, Installed { dataflow, control, job, poll_changes: 0 });
         }
         Command::Remove(job) => {
             if let Some(gone) = installed.remove(&job) {
@@ -79,7 +81,13 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
                 job.control.halt(None);
             }
         }
-        Command::Polls { .. } => todo!("polls"),
+        Command::Polls { job, change } => {
+            if let Some(installed) = installed.get_mut(&job) {
+                installed.poll_changes += 1;
+                installed.job.change_polls(installed.poll_changes, &change);
+                installed.control.polls_changed();
+            }
+        }
         Command::RaiseEpochLimit(limit) => {
             shared.epoch_limit.fetch_max(limit.0, Ordering::AcqRel);
             for job in installed.values() {
@@ -141,8 +149,9 @@ pub fn graph(install: &Install, formats: Arc<dyn crate::decode::Formats>) -> Gra
         }
         let outbox = Outbox::new(Arc::new(|_| {}), Arc::default());
         let job = Arc::new(Job::new(&install, formats, HashKey([0, 0]), outbox));
+        let source: Arc<dyn Source> = Arc::new(NoSource);
         let dataflow = worker.next_dataflow_index();
-        worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, &NoSource));
+        worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, &source));
         worker.step();
         worker.drop_dataflow(dataflow);
         if let Some(mut register) = worker.log_register() {

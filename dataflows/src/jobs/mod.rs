@@ -1,4 +1,5 @@
 //! The built-in dataflows: how each makes claims of events.
 
 pub mod names;
+pub mod polls;
 pub mod tally;

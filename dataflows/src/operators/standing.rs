@@ -8,21 +8,22 @@
 
 use crate::accounting::Class;
 use crate::claim::{Claim, EntityHash, LineId, More, OrderKey};
-use crate::engine::facts::{ClaimChanges, Newest, NewestRing};
+use crate::engine::facts::Newest;
 use crate::number::SCALE;
 use crate::operators::extremes::Detail;
+use crate::operators::lines::{Changes, Lines};
+use crate::operators::slab::Slab;
 use crate::operators::table::{Held, Table};
-use crate::operators::tally::Sums;
 use crate::spec::Keep;
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 
 #[cfg(test)]
 mod tests;
 
 /// The entities of one worker and what they hold.
 pub struct Standing {
-    keep: Keep,
+    keeps: Keeps,
+    /// By number of the subject, where each has a rule of its own.
+    keep_of: Vec<Keep>,
     /// Whether two equal claims must agree in event time to be duplicates: where the job names one.
     event_time: bool,
     /// Whether single contributions matter downstream, not only their sums.
@@ -37,12 +38,12 @@ pub struct Standing {
     changed: Changes,
 }
 
-/// What an epoch has changed, consolidated.
-#[derive(Default)]
-pub struct Changes {
-    pub lines: Vec<(LineId, Sums)>,
-    pub details: Vec<(LineId, Detail, i64)>,
-    pub subjects: Vec<(u64, ClaimChanges)>,
+/// By what rules claims are kept.
+pub enum Keeps {
+    /// All by the same.
+    Same(Keep),
+    /// Each subject by its own, told by the subject's id. It never changes.
+    BySubject(Box<dyn Fn(u64) -> Keep>),
 }
 
 /// What an entity holds, packed into the table's 32 bits.
@@ -57,7 +58,7 @@ enum What {
 }
 
 impl What {
-    const INDEX: u32 = (1 << 30) - 1;
+    const INDEX: u32 = Lines::INDEX_MAX;
 
     fn pack(self) -> u32 {
         match self {
@@ -78,9 +79,10 @@ impl What {
 
 impl Standing {
     /// Nothing held yet.
-    pub fn new(keep: Keep, event_time: bool, detailed: bool) -> Self {
+    pub fn new(keeps: Keeps, event_time: bool, detailed: bool) -> Self {
         Standing {
-            keep,
+            keeps,
+            keep_of: Vec::new(),
             event_time,
             detailed,
             groups: (0..EntityHash::KEY_GROUPS).map(|_| Table::default()).collect(),
@@ -117,7 +119,7 @@ impl Standing {
         let what = self.intern(claim);
         let new = Held { order, what: what.pack() };
         self.count_claim(what);
-        match (self.keep, found) {
+        match (self.keep(what), found) {
             (Keep::FirstN(n), Ok((_, held))) => self.apply_to_set(n as usize, held, new),
             (Keep::FirstN(_), Err(slot)) => {
                 self.add(new);
@@ -139,6 +141,44 @@ impl Standing {
                 }
             }
         }
+    }
+
+    fn keep(&mut self, what: What) -> Keep {
+        let of = match &self.keeps {
+            Keeps::Same(keep) => return *keep,
+            Keeps::BySubject(of) => of,
+        };
+        let Some(subject) = self.subject(Held { order: OrderKey::default(), what: what.pack() }) else {
+            return Keep::Last;
+        };
+        while self.keep_of.len() <= subject as usize {
+            self.keep_of.push(of(self.lines.subject_id(self.keep_of.len() as u32)));
+        }
+        self.keep_of[subject as usize]
+    }
+
+    /// Gives up the entities of one key group that hold claims of subjects for which `is_open` answers
+    /// false. What they have added to lines stays.
+    pub fn sweep(&mut self, group: usize, is_open: impl Fn(u64) -> bool) {
+        let mut groups = std::mem::take(&mut self.groups[group]);
+        groups.retain(|held| {
+            let some_claim = match What::unpack(held.what) {
+                What::Set(index) => self.sets.get(index).first().copied(),
+                _ => Some(*held),
+            };
+            let subject = some_claim.and_then(|claim| self.subject(claim));
+            let stays = subject.is_none_or(|subject| is_open(self.lines.subject_id(subject)));
+            if !stays {
+                if let What::Set(index) = What::unpack(held.what) {
+                    let set = std::mem::take(self.sets.get_mut(index));
+                    set.into_iter().for_each(|held| self.release(held));
+                    self.sets.remove(index);
+                }
+                self.release(*held);
+            }
+            stays
+        });
+        self.groups[group] = groups;
     }
 
     fn apply_to_set(&mut self, n: usize, held: Held, new: Held) {
@@ -259,7 +299,7 @@ impl Standing {
     /// The subject of a claim; `None` for a record that only replaces (see [`LineId::REPLACES`]).
     fn subject(&self, held: Held) -> Option<u32> {
         let subject = match What::unpack(held.what) {
-            What::Line(index) => self.lines.list[index as usize].subject,
+            What::Line(index) => self.lines.subject_of(index),
             What::More(index) => self.more.get(index).0,
             What::Set(_) => unreachable!("a set is no claim"),
         };
@@ -277,7 +317,7 @@ impl Standing {
             What::Line(index) => self.lines.ones(index, sign),
             What::More(index) => {
                 let (subject, more) = self.more.get(index);
-                let subject = self.lines.subjects[*subject as usize].0;
+                let subject = self.lines.subject_id(*subject);
                 for (place, add) in more.adds.iter().enumerate() {
                     let line = LineId { subject, group: add.group };
                     let index = self.lines.index(line);
@@ -295,129 +335,5 @@ impl Standing {
             }
             What::Set(_) => unreachable!("a set is no claim"),
         }
-    }
-}
-
-/// The lines and subjects that a worker has met, numbered, with what the epoch adds to each.
-#[derive(Default)]
-struct Lines {
-    index: HashMap<LineId, u32, FixedState>,
-    list: Vec<Line>,
-    dirty: Vec<u32>,
-    subject_index: HashMap<u64, u32, FixedState>,
-    subjects: Vec<(u64, ClaimChanges)>,
-    newest: NewestRing,
-}
-
-struct Line {
-    id: LineId,
-    /// An index of `subjects`, or [`Lines::NO_SUBJECT`].
-    subject: u32,
-    /// Contributions that count one, come less gone.
-    ones: i64,
-    sums: Sums,
-    dirty: bool,
-}
-
-impl Lines {
-    const NO_SUBJECT: u32 = u32::MAX;
-
-    fn index(&mut self, id: LineId) -> u32 {
-        if let Some(index) = self.index.get(&id) {
-            return *index;
-        }
-        let subject = if id == LineId::REPLACES { Self::NO_SUBJECT } else { self.subject_index(id.subject) };
-        self.list.push(Line { id, subject, ones: 0, sums: Sums::default(), dirty: false });
-        let index = self.list.len() as u32 - 1;
-        assert!(index < What::INDEX, "a worker numbers at most 2^30 lines");
-        self.index.insert(id, index);
-        index
-    }
-
-    fn subject_index(&mut self, subject: u64) -> u32 {
-        *self.subject_index.entry(subject).or_insert_with(|| {
-            self.subjects.push((subject, ClaimChanges::default()));
-            self.subjects.len() as u32 - 1
-        })
-    }
-
-    fn touch(&mut self, index: u32) -> &mut Line {
-        let line = &mut self.list[index as usize];
-        if !line.dirty {
-            line.dirty = true;
-            self.dirty.push(index);
-        }
-        line
-    }
-
-    fn ones(&mut self, index: u32, sign: i64) {
-        self.touch(index).ones += sign;
-    }
-
-    fn sum(&mut self, index: u32, sign: i64, value: i128) {
-        self.touch(index).sums.add(sign, value);
-    }
-
-    fn subject(&mut self, subject: u32) -> &mut ClaimChanges {
-        &mut self.subjects[subject as usize].1
-    }
-
-    fn take_sums(&mut self) -> impl Iterator<Item = (LineId, Sums)> + '_ {
-        let list = &mut self.list;
-        self.dirty.drain(..).filter_map(|index| {
-            let line = &mut list[index as usize];
-            line.dirty = false;
-            let mut sums = std::mem::take(&mut line.sums);
-            sums.add_ones(std::mem::take(&mut line.ones));
-            // A withdrawal stands and adds to no line.
-            (line.id.group != 0 && sums != Sums::default()).then_some((line.id, sums))
-        })
-    }
-
-    fn take_subjects(&mut self) -> impl Iterator<Item = (u64, ClaimChanges)> + '_ {
-        self.subjects
-            .iter_mut()
-            .filter(|(_, changes)| *changes != ClaimChanges::default())
-            .map(|(subject, changes)| (*subject, std::mem::take(changes)))
-    }
-}
-
-/// Values at stable numbers, whose places are used again.
-struct Slab<T> {
-    slots: Vec<Option<T>>,
-    free: Vec<u32>,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Slab { slots: Vec::new(), free: Vec::new() }
-    }
-}
-
-impl<T> Slab<T> {
-    fn insert(&mut self, value: T) -> u32 {
-        match self.free.pop() {
-            Some(index) => {
-                self.slots[index as usize] = Some(value);
-                index
-            }
-            None => {
-                self.slots.push(Some(value));
-                self.slots.len() as u32 - 1
-            }
-        }
-    }
-
-    fn remove(&mut self, index: u32) {
-        self.slots[index as usize] = None;
-        self.free.push(index);
-    }
-
-    fn get(&self, index: u32) -> &T {
-        self.slots[index as usize].as_ref().expect("a held number is in use until it is released")
-    }
-
-    fn get_mut(&mut self, index: u32) -> &mut T {
-        self.slots[index as usize].as_mut().expect("a held number is in use until it is released")
     }
 }

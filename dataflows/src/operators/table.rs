@@ -131,6 +131,29 @@ impl Table {
         self.len == 0
     }
 
+    /// Keeps only the entities for which `keep` answers true; it may change what they hold. Gives back
+    /// the memory of the others.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut Held) -> bool) {
+        let mut kept = 0;
+        for entry in self.slots.iter_mut().filter(|entry| entry.what != FREE) {
+            let order = OrderKey { time_ns: entry.time_ns, position: entry.position };
+            let mut held = Held { order, what: entry.what };
+            if keep(&mut held) {
+                entry.what = held.what;
+                kept += 1;
+            } else {
+                entry.what = FREE;
+            }
+        }
+        if kept == 0 {
+            *self = Table::default();
+        } else if kept < self.len {
+            // As large as growing would have made it, and not smaller than what must fit.
+            self.resize((kept * 8 / 7 + kept / 20 + 1).max(16));
+        }
+        self.len = kept;
+    }
+
     fn place(&self, key: (u64, u32)) -> usize {
         let mut at = self.home(key.0);
         while self.slots[at].what != FREE && self.slots[at].key() < key {
@@ -140,7 +163,10 @@ impl Table {
     }
 
     fn grow(&mut self) {
-        let homes = (self.homes + self.homes / 10).max(16).max(self.homes + 1);
+        self.resize((self.homes + self.homes / 10).max(16).max(self.homes + 1));
+    }
+
+    fn resize(&mut self, homes: usize) {
         let mut slots = vec![EMPTY; homes + Self::SLACK];
         let old = std::mem::take(&mut self.slots);
         self.homes = homes;
@@ -166,6 +192,15 @@ mod tests {
 
     fn held(n: u32) -> Held {
         Held { order: OrderKey { time_ns: i64::from(n), position: Position::default() }, what: n }
+    }
+
+    /// A narrow range of hashes makes long runs and pushes entries past the last home.
+    fn hash_of(entity: u16, narrow: bool) -> EntityHash {
+        if narrow {
+            EntityHash { high: u64::MAX << 10 | u64::from(entity), low: u64::from(entity) << 40 }
+        } else {
+            HashKey([1, 2]).entity(&[entity.to_le_bytes()])
+        }
     }
 
     #[test]
@@ -196,12 +231,18 @@ mod tests {
         fn the_table_equals_a_hash_map(ops in prop::collection::vec((0u16..400, 0u32..1_000_000), 0..2_000), narrow in any::<bool>()) {
             let (mut table, mut model) = (Table::default(), HashMap::new());
             for (entity, what) in ops {
-                // A narrow range of hashes makes long runs and pushes entries past the last home.
-                let hash = if narrow {
-                    EntityHash { high: u64::MAX << 10 | u64::from(entity), low: u64::from(entity) << 40 }
-                } else {
-                    HashKey([1, 2]).entity(&[entity.to_le_bytes()])
-                };
+                if what < 2_000 {
+                    // Some are given up, the others change what they hold.
+                    let of = |what: u32| what % 3;
+                    table.retain(|held| {
+                                        held.what += 1;
+                        of(held.what - 1) > 0
+                    });
+                    model.retain(|_, what| of(*what) > 0);
+                    model.values_mut().for_each(|what| *what += 1);
+                    prop_assert_eq!(table.len(), model.len());
+                }
+                let hash = hash_of(entity, narrow);
                 match table.find(hash) {
                     Ok((slot, old)) => {
                         prop_assert_eq!(model.insert(entity, what), Some(old.what));
@@ -214,6 +255,10 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len());
                 prop_assert_eq!(table.find(hash).ok().map(|(_, h)| h), Some(held(what)));
+                for (entity, what) in model.iter().filter(|(entity, _)| **entity % 16 == 0) {
+                    let found = table.find(hash_of(*entity, narrow)).ok().map(|(_, held)| held.what);
+                    prop_assert_eq!(found, Some(*what));
+                }
             }
         }
     }

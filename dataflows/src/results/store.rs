@@ -43,6 +43,8 @@ pub struct JobResults {
     line_index: HashMap<LineId, u32>,
     subjects: Vec<Subject>,
     subject_index: HashMap<u64, u32>,
+    /// By name, the subjects that are gone, with their lines: both come back to their places.
+    gone: HashMap<String, (u32, Vec<u32>)>,
     newest: BTreeMap<Class, VecDeque<Newest>>,
     /// Oldest first.
     recent: VecDeque<Recent>,
@@ -53,6 +55,7 @@ pub struct JobResults {
 
 #[derive(Clone, Debug)]
 struct Line {
+    id: LineId,
     subject: u32,
     group: Arc<Group>,
     /// `None`: no contribution of it stands.
@@ -66,6 +69,13 @@ struct Subject {
     total: Option<Decimal>,
     claims: ClaimAccounting,
     ranking: Ranking,
+}
+
+impl Subject {
+    /// Whether readers see it: a line of it stands, or claims were made for it.
+    fn is_there(&self) -> bool {
+        self.claims.claims > 0 || self.ranking.len() > 0
+    }
 }
 
 /// What an epoch changed, kept for readers that come back.
@@ -114,6 +124,7 @@ impl JobResults {
             line_index: HashMap::new(),
             subjects: Vec::new(),
             subject_index: HashMap::new(),
+            gone: HashMap::new(),
             newest: BTreeMap::new(),
             recent: VecDeque::new(),
             recent_lines: 0,
@@ -134,10 +145,25 @@ impl JobResults {
                 *place = (next, end.max(next));
             }
         }
+        let mut recent =
+            Recent { epoch: update.epoch, lines: Vec::with_capacity(update.lines.len()), totals: Vec::new() };
+        for subject in update.gone {
+            self.take_away(subject, &mut recent);
+        }
         let known = self.subjects.len() as u32;
         for (id, name) in update.subjects {
             // What [`JobResults::take_over`] has kept a place for comes back to it.
             if self.subject_index.contains_key(&id) {
+                continue;
+            }
+            // Another version of what was there before takes its place.
+            if let Some((place, lines)) = self.gone.remove(&name) {
+                self.subject_index.insert(id, place);
+                for index in lines {
+                    let line = &mut self.lines[index as usize].id;
+                    line.subject = id;
+                    self.line_index.insert(*line, index);
+                }
                 continue;
             }
             self.subject_index.insert(id, self.subjects.len() as u32);
@@ -152,14 +178,16 @@ impl JobResults {
             }
             self.line_index.insert(id, self.lines.len() as u32);
             let group = Arc::new(Group(group));
-            self.lines.push(Line { subject, group, values: None, digest: Digest::default() });
+            self.lines.push(Line { id, subject, group, values: None, digest: Digest::default() });
         }
-        let mut recent =
-            Recent { epoch: update.epoch, lines: Vec::with_capacity(update.lines.len()), totals: Vec::new() };
+        let taken: HashMap<u32, Option<Decimal>> = recent.lines.iter().copied().collect();
         for (id, values) in update.lines {
             if let Some(index) = self.line_index.get(&id).copied() {
                 let was = self.set_line(index, values);
-                recent.lines.push((index, was));
+                // Of a line that another version has, what it was is told already.
+                if !taken.contains_key(&index) {
+                    recent.lines.push((index, was));
+                }
             }
         }
         // A subject that is new is told even if nothing stands in it yet.
@@ -170,10 +198,11 @@ impl JobResults {
                 recent.totals.push(index);
             }
         }
-        self.accounting.read += update.records.read;
-        self.accounting.rejected += update.records.rejected;
-        self.accounting.irrelevant += update.records.irrelevant;
-        self.accounting.matched += update.records.matched;
+        let add = |n: &mut u64, by: i64| *n = n.saturating_add_signed(by);
+        add(&mut self.accounting.read, update.records.read);
+        add(&mut self.accounting.rejected, update.records.rejected);
+        add(&mut self.accounting.irrelevant, update.records.irrelevant);
+        add(&mut self.accounting.matched, update.records.matched);
         for (subject, changes) in update.claims {
             if let Some(index) = self.subject_index.get(&subject).copied() {
                 self.count(index, changes);
@@ -187,6 +216,29 @@ impl JobResults {
             }
         }
         self.remember(recent);
+    }
+
+    /// Takes a subject away with its lines and its accounting.
+    fn take_away(&mut self, id: u64, recent: &mut Recent) {
+        let Some(place) = self.subject_index.remove(&id) else { return };
+        let indexes: Vec<u32> = self.subjects[place as usize].ranking.iter().map(|(.., line)| *line).collect();
+        for &index in &indexes {
+            self.line_index.remove(&self.lines[index as usize].id);
+            let was = self.set_line(index, None);
+            recent.lines.push((index, was));
+        }
+        let c = self.subjects[place as usize].claims;
+        let changes = ClaimChanges {
+            claims: -(c.claims as i64),
+            counted: -(c.counted as i64),
+            superseded: -(c.superseded as i64),
+            duplicate: -(c.duplicate as i64),
+        };
+        self.count(place, changes);
+        let subject = &mut self.subjects[place as usize];
+        subject.total = self.shape.has_total.then_some(Decimal::ZERO);
+        recent.totals.push(place);
+        self.gone.insert(subject.name.clone(), (place, indexes));
     }
 
     fn set_line(&mut self, index: u32, values: Option<Vec<Decimal>>) -> Option<Decimal> {
@@ -233,38 +285,51 @@ impl JobResults {
     }
 
     /// Takes over from the results that were served before the engine was started again: what
-    /// differs becomes one change, so that readers go on without a gap. Both are of one data directory,
-    /// where a name always has the same id.
+    /// differs becomes one change, so that readers go on without a gap.
     pub fn take_over(&mut self, before: &JobResults) {
         debug_assert!(self.epoch > before.epoch);
-        for (id, index) in &before.subject_index {
-            if !self.subject_index.contains_key(id) {
-                self.subject_index.insert(*id, self.subjects.len() as u32);
-                let name = before.subjects[*index as usize].name.clone();
+        let ids: HashMap<u32, u64> = self.subject_index.iter().map(|(id, place)| (*place, *id)).collect();
+        let mut places: HashMap<String, u32> = HashMap::new();
+        for (place, subject) in self.subjects.iter().enumerate() {
+            places.insert(subject.name.clone(), place as u32);
+        }
+        let mut stood: HashMap<(u32, Arc<Group>), &Line> = HashMap::new();
+        for line in before.lines.iter().filter(|line| line.values.is_some()) {
+            let name = &before.subjects[line.subject as usize].name;
+            let place = *places.entry(name.clone()).or_insert_with(|| {
                 let total = self.shape.has_total.then_some(Decimal::ZERO);
                 let (claims, ranking) = (ClaimAccounting::default(), Ranking::default());
-                self.subjects.push(Subject { name, total, claims, ranking });
-            }
+                self.subjects.push(Subject { name: name.clone(), total, claims, ranking });
+                let place = self.subjects.len() as u32 - 1;
+                self.gone.insert(name.clone(), (place, Vec::new()));
+                place
+            });
+            stood.insert((place, line.group.clone()), line);
         }
         let totals = (0..self.subjects.len() as u32).collect();
         let mut recent = Recent { epoch: self.epoch, lines: Vec::new(), totals };
-        for (id, index) in &self.line_index {
-            let was = before.line_index.get(id).and_then(|old| before.lines[*old as usize].values.as_ref());
-            if was != self.lines[*index as usize].values.as_ref() {
-                recent.lines.push((*index, was.and_then(|values| values.first().copied())));
+        for (index, line) in self.lines.iter().enumerate() {
+            let was = stood.remove(&(line.subject, line.group.clone())).and_then(|line| line.values.as_ref());
+            if was != line.values.as_ref() {
+                recent.lines.push((index as u32, was.and_then(|values| values.first().copied())));
             }
         }
-        for (id, index) in &before.line_index {
-            let line = &before.lines[*index as usize];
-            // A line that stood before and is not there now: it keeps a place, to be told as gone.
-            if let (Some(values), false) = (&line.values, self.line_index.contains_key(id))
-                && let Some(subject) = self.subject_index.get(&id.subject).copied()
-            {
-                recent.lines.push((self.lines.len() as u32, values.first().copied()));
-                self.line_index.insert(*id, self.lines.len() as u32);
-                let group = line.group.clone();
-                self.lines.push(Line { subject, group, values: None, digest: Digest::default() });
+        // Lines that stood before and are not there now: they keep places, to be told as gone.
+        for ((subject, _), line) in stood {
+            let index = self.lines.len() as u32;
+            recent.lines.push((index, line.values.as_ref().and_then(|values| values.first().copied())));
+            let (mut id, group) = (line.id, line.group.clone());
+            match ids.get(&subject) {
+                Some(of) => {
+                    id.subject = *of;
+                    self.line_index.insert(id, index);
+                }
+                None => {
+                    let of = self.gone.get_mut(&self.subjects[subject as usize].name);
+                    of.into_iter().for_each(|(_, lines)| lines.push(index));
+                }
             }
+            self.lines.push(Line { id, subject, group, values: None, digest: Digest::default() });
         }
         self.recent.clear();
         self.recent_lines = 0;
@@ -304,8 +369,12 @@ impl JobResults {
             update.lines.extend(line.values.clone().map(|values| (*id, Some(values))));
         }
         let a = &self.accounting;
-        update.records =
-            RecordChanges { read: a.read, rejected: a.rejected, irrelevant: a.irrelevant, matched: a.matched };
+        update.records = RecordChanges {
+            read: a.read as i64,
+            rejected: a.rejected as i64,
+            irrelevant: a.irrelevant as i64,
+            matched: a.matched as i64,
+        };
         update.newest = self.newest.values().flatten().cloned().collect();
         update
     }
@@ -358,7 +427,7 @@ impl JobResults {
 
     /// The subjects whose name contains `query`, with their totals, by name.
     pub fn subjects(&self, query: &str) -> Vec<(String, Option<Decimal>, usize, ClaimAccounting)> {
-        let matching = self.subjects.iter().filter(|s| s.claims.claims > 0 && s.name.contains(query));
+        let matching = self.subjects.iter().filter(|s| s.is_there() && s.name.contains(query));
         let mut found: Vec<_> = matching.map(|s| (s.name.clone(), s.total, s.ranking.len(), s.claims)).collect();
         found.sort_by(|a, b| a.0.cmp(&b.0));
         found
@@ -379,7 +448,7 @@ impl JobResults {
 
     /// Every subject that has claims, with its total, in no order.
     pub fn totals(&self) -> impl Iterator<Item = (&str, Option<Decimal>)> {
-        self.subjects.iter().filter(|s| s.claims.claims > 0).map(|s| (s.name.as_str(), s.total))
+        self.subjects.iter().filter(|s| s.is_there()).map(|s| (s.name.as_str(), s.total))
     }
 
     /// The lines and the subjects that changed after `since`, as they are now; `None` if that is no
@@ -577,7 +646,7 @@ impl JobResults {
         let wanted: HashSet<&str> = filter.subjects.iter().map(String::as_str).collect();
         let all = self.subjects.iter().enumerate();
         let mut found: Vec<u32> = all
-            .filter(|(_, s)| (s.claims.claims > 0) && (wanted.is_empty() || wanted.contains(s.name.as_str())))
+            .filter(|(_, s)| s.is_there() && (wanted.is_empty() || wanted.contains(s.name.as_str())))
             .map(|(index, _)| index as u32)
             .collect();
         found.sort_by(|a, b| self.subjects[*a as usize].name.cmp(&self.subjects[*b as usize].name));

@@ -65,7 +65,7 @@ impl World {
         update.totals = subjects.iter().map(|s| (u64::from(*s) + 1, self.total(*s))).collect();
         update.lines = touched.into_iter().collect();
         let n = ops.len() as u64;
-        update.records = RecordChanges { read: n, matched: n, ..RecordChanges::default() };
+        update.records = RecordChanges { read: n as i64, matched: n as i64, ..RecordChanges::default() };
         let next = Offset(self.claims.values().sum());
         update.offsets = vec![ReadTo { input: 0, partition: PartitionId(0), next, end: next }];
         update

@@ -1,0 +1,95 @@
+//! The operators of a `polls` job that messages pass: which version stands, and whose messages count.
+
+use crate::claim::LineId;
+use crate::engine::dataflow::{Sweeper, VecBuilder};
+use crate::engine::facts::Fact;
+use crate::engine::job::Job;
+use crate::engine::stash::Stash;
+use crate::operators::messages::{Messages, Version};
+use crate::operators::people::{People, Spoken};
+use crate::operators::tally::Sums;
+use std::sync::Arc;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+/// What comes of messages.
+pub struct Said<'scope> {
+    pub sums: StreamVec<'scope, u64, (LineId, u64, Sums)>,
+    pub facts: StreamVec<'scope, u64, Fact>,
+    pub spoken: StreamVec<'scope, u64, Spoken>,
+}
+
+/// What comes of people.
+pub struct Counted<'scope> {
+    pub sums: StreamVec<'scope, u64, (LineId, u64, Sums)>,
+    pub facts: StreamVec<'scope, u64, Fact>,
+}
+
+pub fn messages<'scope>(versions: StreamVec<'scope, u64, Version>, job: &Arc<Job>) -> Said<'scope> {
+    let scope = versions.scope();
+    let mut builder = OperatorBuilder::new("Messages".to_owned(), scope);
+    let mut sweeper = Sweeper::new(job, scope.activator_for(builder.operator_info().address));
+    let mut input = builder.new_input(versions, Exchange::new(|v: &Version| v.message.key_group() as u64));
+    let (sums_out, sums) = builder.new_output();
+    let (facts_out, facts) = builder.new_output();
+    let (spoken_out, spoken) = builder.new_output();
+    let mut sums_out = OutputBuilder::<_, VecBuilder<(LineId, u64, Sums)>>::from(sums_out);
+    let mut facts_out = OutputBuilder::<_, VecBuilder<Fact>>::from(facts_out);
+    let mut spoken_out = OutputBuilder::<_, VecBuilder<Spoken>>::from(spoken_out);
+    let job = job.clone();
+    builder.build(move |_capabilities| {
+        let mut stash = Stash::new(3);
+        let mut messages = Messages::default();
+        move |frontiers| {
+            input.for_each(|capability, versions| stash.push(capability, versions));
+            while let Some(passed) = stash.pop(&frontiers[0]) {
+                if let Some(book) = job.book() {
+                    passed.batches.into_iter().for_each(|versions| messages.apply(versions, &book));
+                }
+                let (mut changes, mut said) = messages.take_changes();
+                let lines = changes.lines.drain(..).map(|(line, sums)| (line, passed.epoch, sums));
+                sums_out.activate().session(&passed.capabilities[0]).give_iterator(lines);
+                let claims = changes.subjects.drain(..).map(|(subject, changes)| Fact::Claims { subject, changes });
+                let newest = messages.take_newest().map(Fact::Newest);
+                facts_out.activate().session(&passed.capabilities[1]).give_iterator(claims.chain(newest));
+                spoken_out.activate().session(&passed.capabilities[2]).give_container(&mut said);
+            }
+            sweeper.sweep(|group, book| messages.sweep(group, book));
+        }
+    });
+    Said { sums, facts, spoken }
+}
+
+pub fn people<'scope>(spoken: StreamVec<'scope, u64, Spoken>, job: &Arc<Job>) -> Counted<'scope> {
+    let scope = spoken.scope();
+    let mut builder = OperatorBuilder::new("People".to_owned(), scope);
+    let mut sweeper = Sweeper::new(job, scope.activator_for(builder.operator_info().address));
+    let mut input = builder.new_input(spoken, Exchange::new(|s: &Spoken| s.person.who.key_group() as u64));
+    let (sums_out, sums) = builder.new_output();
+    let (facts_out, facts) = builder.new_output();
+    let mut sums_out = OutputBuilder::<_, VecBuilder<(LineId, u64, Sums)>>::from(sums_out);
+    let mut facts_out = OutputBuilder::<_, VecBuilder<Fact>>::from(facts_out);
+    let job = job.clone();
+    builder.build(move |_capabilities| {
+        let mut stash = Stash::new(2);
+        let mut people = People::default();
+        move |frontiers| {
+            input.for_each(|capability, spoken| stash.push(capability, spoken));
+            while let Some(passed) = stash.pop(&frontiers[0]) {
+                if let Some(book) = job.book() {
+                    passed.batches.into_iter().for_each(|spoken| people.apply(spoken, &book));
+                }
+                let mut changes = people.take_changes();
+                let lines = changes.lines.drain(..).map(|(line, sums)| (line, passed.epoch, sums));
+                sums_out.activate().session(&passed.capabilities[0]).give_iterator(lines);
+                let claims = changes.subjects.drain(..).map(|(subject, changes)| Fact::Claims { subject, changes });
+                let newest = people.take_newest().map(Fact::Newest);
+                facts_out.activate().session(&passed.capabilities[1]).give_iterator(claims.chain(newest));
+            }
+            sweeper.sweep(|group, book| people.sweep(group, book));
+        }
+    });
+    Counted { sums, facts }
+}
