@@ -53,11 +53,26 @@ pub struct Event<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject(pub Cow<'static, str>);
 
+/// What a record that decoded is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// An event; the slots hold what was asked of it.
+    Event,
+    /// It says that a message was deleted. The slots hold what the record knows of that message (its
+    /// id, and its author and the time of the deletion where they are told), and nothing else.
+    Deleted,
+    /// It is no event at all, for this reason, a few words: a like, a limit notice, another
+    /// collection. The slots hold nothing of use.
+    Irrelevant(&'static str),
+}
+
 /// Decodes the records of one input on one worker.
 pub trait Decoder: Send {
-    /// Fills `event.slots` (empty when called) with one entry per slot of the needs it was made with.
-    /// Never panics, whatever the bytes. The answer depends on the record alone.
-    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject>;
+    /// Fills `event.slots` (empty when called) with one entry per slot of the needs it was made with,
+    /// and says what the record is. Only formats whose records are messages answer
+    /// [`Decoded::Deleted`]. Never panics, whatever the bytes. The answer depends on the record alone;
+    /// of an error or of [`Decoded::Irrelevant`] the slots are not read.
+    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject>;
 }
 
 /// What the engine must know of a format beyond its decoder.

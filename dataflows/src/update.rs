@@ -54,7 +54,7 @@ pub enum EngineEvent {
     /// The job's dataflow stands on every worker.
     Installed { job: JobId },
     /// Epochs have closed.
-    Closed { job: JobId, update: EpochUpdate },
+    Closed { job: JobId, update: Box<EpochUpdate> },
     /// The job has stopped reading, as the halt of this number asked; all it had read is told.
     Halted { job: JobId, halt: u64 },
     /// The job can't go on. It reads no further and publishes nothing more.

@@ -127,15 +127,18 @@ const VALUES: &[(u32, &str)] = &[
 const MARKS: &[(u32, &str)] =
     &[(6, r#""x""#), (6, r#""y""#), (4, "1"), (2, r#""1""#), (2, "true"), (1, "null"), (1, "[]"), (1, "")];
 const FLAGS: &[(u32, &str)] = &[(10, "1"), (5, "2"), (2, "0"), (1, r#""no""#), (1, "")];
+/// A post without a text was deleted; one whose text is a number is no message to the plain decoder.
+const TEXTS: &[(u32, &str)] = &[(12, ""), (4, r#""t""#), (4, "null"), (1, "7")];
 const IDS: &[(u32, &str)] = &[(6, r#""i0""#), (6, r#""i1""#), (3, r#""i2""#), (1, "null"), (6, "")];
 
 fn event() -> impl Strategy<Value = String> {
     let names = (text(SUBJECTS), text(GROUPS), text(GROUPS), text(ENTITIES), text(ENTITIES));
-    let rest = (text(TIMES), text(VALUES), text(VALUES), text(MARKS), text(MARKS), text(FLAGS), text(IDS));
-    (names, rest).prop_map(|((s, g, h, e, f), (t, v, w, x, y, k, id))| {
+    let rest = (text(TIMES), text(VALUES), text(VALUES), text(MARKS), text(MARKS), text(FLAGS), text(IDS), text(TEXTS));
+    (names, rest).prop_map(|((s, g, h, e, f), (t, v, w, x, y, k, id, text))| {
         let members =
             [("s", s), ("g", g), ("h", h), ("e", e), ("f", f), ("t", t), ("v", v), ("w", w), ("x", x), ("y", y)];
-        let members = members.into_iter().chain([("k", k), ("id", id)]).filter(|(_, value)| !value.is_empty());
+        let members =
+            members.into_iter().chain([("k", k), ("id", id), ("text", text)]).filter(|(_, value)| !value.is_empty());
         let members: Vec<String> = members.map(|(name, value)| format!("{name:?}:{value}")).collect();
         format!("{{{}}}", members.join(","))
     })
@@ -461,6 +464,15 @@ fn the_same_groups_in_another_order_are_a_duplicate() {
 #[test]
 fn the_line_without_a_group_is_the_line_of_an_empty_one() {
     equals(&["json"], "[[tally.entry]]\n[[tally.entry]]\ngroup = '/g'", &[r#"{"g":""}"#, r#"{"g":"g0"}"#]);
+}
+
+/// The deletion tells no time, so it happened when the log took it: after the post, wherever that stands.
+#[test]
+fn a_deletion_takes_back_what_its_message_says_whatever_comes_first() {
+    let (said, deleted) = (r#"{"id":"i0","g":"g0","t":900}"#, r#"{"id":"i0","text":null}"#);
+    for values in [[said, deleted], [deleted, said]] {
+        equals(&["post"], "order = '/t'\ngroup = '/g'", &values);
+    }
 }
 
 /// A log of which one partition is slow to read: its worker holds an epoch open while the others go on

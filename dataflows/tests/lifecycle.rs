@@ -93,7 +93,7 @@ impl Node {
             EngineEvent::Closed { job, update } => {
                 assert!(!self.failed.contains_key(&job), "an update of a failed job: {update:?}");
                 self.epochs.entry(job).or_default().push(update.epoch.0);
-                self.results.get_mut(&job).unwrap().apply(update);
+                self.results.get_mut(&job).unwrap().apply(*update);
             }
             EngineEvent::Halted { job, halt } => assert!(self.halted.insert((job, halt))),
             EngineEvent::Failed { job, error, .. } => self.failed.entry(job).or_default().push(error),

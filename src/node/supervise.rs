@@ -142,7 +142,7 @@ impl Node {
                 self.keep_epochs_reserved(update.epoch);
                 if let Some(job) = self.job_by_id(job) {
                     self.keep_dead_letters(&job, std::mem::take(&mut update.rejected));
-                    job.apply(update);
+                    job.apply(*update);
                 }
             }
             EngineEvent::Halted { job, halt } => {

@@ -1,4 +1,4 @@
-//! The built-in formats: `json`, `post`, `vote`.
+//! The built-in formats: `json`, `post`, `vote`, and those of the social services.
 //!
 //! ```text
 //! record bytes -> UTF-8 checked once, whole -> one walk over the JSON text -> slots of the event
@@ -11,8 +11,10 @@
 
 pub mod hashtags;
 mod json;
+mod messages;
 mod plan;
 mod post;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod urls;
@@ -23,10 +25,14 @@ use json::JsonDecoder;
 use tallyflow_dataflows::decode::{Decoder, FormatInfo, Formats, Needs};
 
 /// All formats, as a job file names them.
-const FORMATS: [FormatInfo; 3] = [
+const FORMATS: [FormatInfo; 7] = [
     FormatInfo { name: "json", message_id: None, claim_id: None },
     FormatInfo { name: "post", message_id: Some("/id"), claim_id: None },
     FormatInfo { name: "vote", message_id: None, claim_id: Some("/id") },
+    FormatInfo { name: "x-v2", message_id: Some("/id"), claim_id: None },
+    FormatInfo { name: "x-v1.1", message_id: Some("/id"), claim_id: None },
+    FormatInfo { name: "jetstream", message_id: Some("/id"), claim_id: None },
+    FormatInfo { name: "mastodon", message_id: Some("/id"), claim_id: None },
 ];
 
 /// The formats that tallyflow brings along.
@@ -43,6 +49,10 @@ impl Formats for BuiltinFormats {
         match format {
             "post" => Box::new(post::PostDecoder::new(needs)),
             "vote" => Box::new(vote::VoteDecoder::new(needs)),
+            "x-v2" => Box::new(messages::x_v2::XV2Decoder::new(needs)),
+            "x-v1.1" => Box::new(messages::x_v1::XV1Decoder::new(needs)),
+            "jetstream" => Box::new(messages::jetstream::JetstreamDecoder::new(needs)),
+            "mastodon" => Box::new(messages::mastodon::MastodonDecoder::new(needs)),
             _ => Box::new(JsonDecoder::new(needs)),
         }
     }

@@ -15,6 +15,8 @@ pub(super) type Slots<'s, 'a> = &'s mut [Option<Value<'a>>];
 pub(super) struct Plan {
     /// The slots whose pointer ends here.
     slots: Vec<usize>,
+    /// The slot that only says whether null stands here: what else does is checked and passed over.
+    null: Option<usize>,
     children: Vec<Child>,
 }
 
@@ -35,7 +37,7 @@ impl Plan {
         root
     }
 
-    fn add(&mut self, tokens: &[String], slot: usize) {
+    pub(super) fn add(&mut self, tokens: &[String], slot: usize) {
         let Some((token, rest)) = tokens.split_first() else {
             self.slots.push(slot);
             return;
@@ -46,6 +48,13 @@ impl Plan {
             self.children.len() - 1
         });
         self.children[at].plan.add(rest, slot);
+    }
+
+    /// Has `slot` filled where the member `name` of the record is null, and only then. Nothing else
+    /// may be asked of that member.
+    pub(super) fn note_null(&mut self, name: &str, slot: usize) {
+        let plan = Plan { null: Some(slot), ..Plan::default() };
+        self.children.push(Child { token: name.into(), index: array_index(name), plan });
     }
 
     /// Fills the slots below this place from a value read before.
@@ -59,7 +68,7 @@ impl Plan {
     }
 
     fn clear(&self, slots: Slots<'_, '_>) {
-        self.slots.iter().for_each(|&slot| slots[slot] = None);
+        self.slots.iter().chain(&self.null).for_each(|&slot| slots[slot] = None);
         self.children.iter().for_each(|child| child.plan.clear(slots));
     }
 
@@ -67,6 +76,9 @@ impl Plan {
     #[cold]
     fn share<'a>(&self, value: &Option<Value<'a>>, others: &[usize], slots: Slots<'_, 'a>) {
         others.iter().for_each(|&slot| slots[slot] = value.clone());
+        if let Some(slot) = self.null {
+            slots[slot] = matches!(value, Some(Value::Null)).then_some(Value::Null);
+        }
         for child in &self.children {
             let found = value.as_ref().and_then(|v| step(v, &child.token, child.index)).cloned();
             child.plan.share(&found, &child.plan.slots, slots);
@@ -95,7 +107,10 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_, 'de> {
             }
             Ok(())
         } else if plan.children.is_empty() {
-            IgnoredAny::deserialize(deserializer).map(drop)
+            let Some(slot) = plan.null else { return IgnoredAny::deserialize(deserializer).map(drop) };
+            let found = Option::<IgnoredAny>::deserialize(deserializer)?;
+            slots[slot] = found.is_none().then_some(Value::Null);
+            Ok(())
         } else {
             deserializer.deserialize_any(Walk { plan, slots })
         }

@@ -1,22 +1,25 @@
-//! The format `post`: `id`, `author`, `text`, `at` and, optionally, `hashtags`.
+//! The format `post`: `id`, `author`, `text`, `at` and, optionally, `hashtags` and `repost`.
 
-use super::hashtags::{self, Hashtag};
 use super::json::JsonDecoder;
 use super::plan::{member_pointer, resolve};
+use super::tags;
 use std::borrow::Cow;
-use tallyflow_dataflows::decode::{Decoder, Event, Needs, Reject, Value};
+use tallyflow_dataflows::decode::{Decoded, Decoder, Event, Needs, Reject, Value};
 use tallyflow_dataflows::pointer::Pointer;
 use tallyflow_dataflows::record::RecordRef;
 
 const HASHTAGS: &str = "hashtags";
 
 /// Fills slots from a post. `hashtags`, where asked for, are in lower case and without `#`: those of
-/// the record, or where it has none those of its text.
+/// the record, or where it has none those of its text. A post whose text is null was deleted.
 pub(super) struct PostDecoder {
     json: JsonDecoder,
     /// How many slots the job asked for; those after them are ours.
     slots: usize,
     id: Option<usize>,
+    repost: Option<usize>,
+    /// A slot that holds null where the text is null; what it holds else is of no account.
+    text: usize,
     tags: Option<Tags>,
 }
 
@@ -46,28 +49,40 @@ impl PostDecoder {
             targets,
             whole,
         });
-        let id = member_pointer("id");
-        PostDecoder {
-            json: JsonDecoder::new(&inner),
-            slots: pointers.len(),
-            id: pointers.iter().position(|p| *p == id),
-            tags,
-        }
+        // Whether there is a text must be known of every post; the text itself is read only if needed.
+        let is_text_read = inner.pointers().iter().any(|p| p.tokens().first().is_some_and(|first| first == "text"));
+        let text = is_text_read.then(|| inner.slot(&member_pointer("text")));
+        let mut json = JsonDecoder::new(&inner);
+        let text = text.unwrap_or_else(|| json.note_null("text"));
+        let asked = |name: &str| pointers.iter().position(|p| *p == member_pointer(name));
+        PostDecoder { json, slots: pointers.len(), id: asked("id"), repost: asked("repost"), text, tags }
     }
 }
 
 impl Decoder for PostDecoder {
-    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
+    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject> {
         self.json.read(record, event)?;
         match self.id.and_then(|slot| event.slots[slot].as_ref()) {
             None | Some(Value::Text(_) | Value::Number(_)) => {}
             Some(_) => return Err(Reject(Cow::Borrowed("the post's id is neither a string nor a number"))),
         }
+        if matches!(event.slots[self.text], Some(Value::Null)) {
+            event.slots.truncate(self.slots);
+            return Ok(Decoded::Deleted);
+        }
+        if let Some(slot) = self.repost {
+            match event.slots[slot] {
+                Some(Value::Bool(_)) => {}
+                // So that a `where` can ask for it whether or not it is told.
+                None | Some(Value::Null) => event.slots[slot] = Some(Value::Bool(false)),
+                Some(_) => return Err(Reject(Cow::Borrowed("the post's repost is neither true nor false"))),
+            }
+        }
         if let Some(tags) = &self.tags {
             tags.fill(self.slots, event)?;
-            event.slots.truncate(self.slots);
         }
-        Ok(())
+        event.slots.truncate(self.slots);
+        Ok(Decoded::Event)
     }
 }
 
@@ -75,12 +90,12 @@ impl Tags {
     fn fill<'a>(&self, asked: usize, event: &mut Event<'a>) -> Result<(), Reject> {
         let slots = &mut event.slots;
         let tags = match slots[self.own].take() {
-            Some(Value::Array(given)) => Some(as_given(given)?),
+            Some(Value::Array(given)) => Some(tags::normal(given).ok_or_else(not_strings)?),
             None | Some(Value::Null) => {
                 // The job may want the text, too.
                 let text = if self.text < asked { slots[self.text].clone() } else { slots[self.text].take() };
                 match text {
-                    Some(Value::Text(text)) => Some(from_text(text)),
+                    Some(Value::Text(text)) => Some(tags::of_text(&text)),
                     _ => None,
                 }
             }
@@ -106,30 +121,4 @@ impl Tags {
 
 fn not_strings() -> Reject {
     Reject(Cow::Borrowed("the post's hashtags are not an array of strings"))
-}
-
-fn as_given(given: Vec<Value<'_>>) -> Result<Vec<Value<'_>>, Reject> {
-    let normal = |tag| match tag {
-        Value::Text(Cow::Borrowed(tag)) => Ok(Value::Text(hashtags::lower_case(strip_sign(tag)))),
-        Value::Text(Cow::Owned(tag)) => {
-            Ok(Value::Text(Cow::Owned(hashtags::lower_case(strip_sign(&tag)).into_owned())))
-        }
-        _ => Err(not_strings()),
-    };
-    given.into_iter().map(normal).collect()
-}
-
-fn strip_sign(tag: &str) -> &str {
-    tag.strip_prefix(['#', '＃']).unwrap_or(tag)
-}
-
-fn from_text(text: Cow<'_, str>) -> Vec<Value<'_>> {
-    match text {
-        Cow::Borrowed(text) => hashtags::extract(text).map(|tag| Value::Text(tag.lower_case(text))).collect(),
-        // The text was unescaped and goes away: its tags are copied.
-        Cow::Owned(text) => {
-            let copied = |tag: Hashtag| Value::Text(Cow::Owned(tag.lower_case(&text).into_owned()));
-            hashtags::extract(&text).map(copied).collect()
-        }
-    }
 }

@@ -77,6 +77,21 @@ fn escaped_or_nested(raw: &str) -> Result<Value<'_>, Fault<'_>> {
     })
 }
 
+/// The value apart from the text that it was read from.
+pub(super) fn owned(value: Value<'_>) -> Value<'static> {
+    let text = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+    match value {
+        Value::Null => Value::Null,
+        Value::Bool(b) => Value::Bool(b),
+        Value::Number(number) => Value::Number(text(number)),
+        Value::Text(t) => Value::Text(text(t)),
+        Value::Array(elements) => Value::Array(elements.into_iter().map(owned).collect()),
+        Value::Object(members) => {
+            Value::Object(members.into_iter().map(|(name, value)| (text(name), owned(value))).collect())
+        }
+    }
+}
+
 fn parse<'a, T: Deserialize<'a>>(part: &'a str) -> Result<T, Fault<'a>> {
     serde_json::from_str(part).map_err(|error| Fault { part, error })
 }
@@ -84,8 +99,9 @@ fn parse<'a, T: Deserialize<'a>>(part: &'a str) -> Result<T, Fault<'a>> {
 /// An object's members as they stand, their values unread.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
+/// A member's name, borrowed where it has no escapes.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Name<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -3,7 +3,7 @@
 use super::json::JsonDecoder;
 use super::plan::member_pointer;
 use std::borrow::Cow;
-use tallyflow_dataflows::decode::{Decoder, Event, Needs, Reject, Value};
+use tallyflow_dataflows::decode::{Decoded, Decoder, Event, Needs, Reject, Value};
 use tallyflow_dataflows::record::RecordRef;
 
 /// Fills slots from a vote. Only what is needed is checked: the rules of `tally` judge the fields, so
@@ -21,10 +21,10 @@ impl VoteDecoder {
 }
 
 impl Decoder for VoteDecoder {
-    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
+    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject> {
         self.json.read(record, event)?;
         match self.id.and_then(|slot| event.slots[slot].as_ref()) {
-            None | Some(Value::Null | Value::Text(_) | Value::Number(_)) => Ok(()),
+            None | Some(Value::Null | Value::Text(_) | Value::Number(_)) => Ok(Decoded::Event),
             Some(_) => Err(Reject(Cow::Borrowed("the vote's id is neither a string nor a number"))),
         }
     }

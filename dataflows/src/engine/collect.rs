@@ -93,7 +93,7 @@ impl Collector {
         match self.update(epoch, closed) {
             Ok(Told { update, halted, polls }) => {
                 let job = self.job.id;
-                self.job.outbox.send(EngineEvent::Closed { job, update });
+                self.job.outbox.send(EngineEvent::Closed { job, update: Box::new(update) });
                 for halt in halted {
                     self.job.outbox.send(EngineEvent::Halted { job, halt });
                 }

@@ -2,7 +2,7 @@
 
 use crate::accounting::Class;
 use crate::claim::{OrderKey, Position};
-use crate::decode::{Decoder, Event};
+use crate::decode::{Decoded, Decoder, Event};
 use crate::engine::facts::{ClaimChanges, Fact, Newest, NewestRing, RecordChanges, Rejected};
 use crate::engine::ingest::Output;
 use crate::engine::job::{Failure, Install, Job};
@@ -140,16 +140,18 @@ impl Input {
         match &mut self.kind {
             Kind::Tally(input) => {
                 let judged = match decoded {
-                    Ok(()) => input.claims.judge(&event, &record),
+                    Ok(decoded) => input.claims.judge(decoded, &event, &record),
                     Err(reject) => Judged::Rejected(reject.0),
                 };
                 input.judged(judged, position, &record, read);
             }
             Kind::Polls(input) => {
                 let Some(book) = read.book else { return };
-                let place = Place { position, of_refill: read.of_refill, deleted: false };
+                let deleted = decoded == Ok(Decoded::Deleted);
+                let place = Place { position, of_refill: read.of_refill, deleted };
                 let outcome = match decoded {
-                    Ok(()) => input.judge.judge(&event, &record, place, book),
+                    Ok(Decoded::Event | Decoded::Deleted) => input.judge.judge(&event, &record, place, book),
+                    Ok(Decoded::Irrelevant(why_not)) => Outcome::Judged { now: false, then: false, why_not },
                     Err(reject) => Outcome::Rejected(reject.0),
                 };
                 input.judged(outcome, position, &record, read);

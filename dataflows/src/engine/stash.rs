@@ -8,10 +8,10 @@ use timely::progress::frontier::MutableAntichain;
 /// Batches by epoch, each with a capability for every output of the operator.
 pub struct Stash<D> {
     outputs: usize,
-    held: BTreeMap<u64, (Vec<Capability<u64>>, Vec<Vec<D>>)>,
+    held: BTreeMap<u64, Passed<D>>,
 }
 
-/// An epoch that the frontier has passed.
+/// An epoch's batches; once the frontier has passed it, all of them.
 pub struct Passed<D> {
     pub epoch: u64,
     /// By output.
@@ -27,15 +27,17 @@ impl<D> Stash<D> {
 
     /// Holds a batch back.
     pub fn push(&mut self, capability: InputCapability<u64>, batch: &mut Vec<D>) {
-        let retain = || (0..self.outputs).map(|output| capability.retain(output)).collect();
-        let (_, held) = self.held.entry(*capability.time()).or_insert_with(|| (retain(), Vec::new()));
-        held.push(std::mem::take(batch));
+        let epoch = *capability.time();
+        let held = self.held.entry(epoch).or_insert_with(|| {
+            let capabilities = (0..self.outputs).map(|output| capability.retain(output)).collect();
+            Passed { epoch, capabilities, batches: Vec::new() }
+        });
+        held.batches.push(std::mem::take(batch));
     }
 
     /// The earliest epoch that the frontier has passed, if there is one.
     pub fn pop(&mut self, frontier: &MutableAntichain<u64>) -> Option<Passed<D>> {
         let entry = self.held.first_entry().filter(|entry| !frontier.less_equal(entry.key()))?;
-        let (epoch, (capabilities, batches)) = entry.remove_entry();
-        Some(Passed { epoch, capabilities, batches })
+        Some(entry.remove())
     }
 }

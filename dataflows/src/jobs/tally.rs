@@ -1,7 +1,7 @@
 //! The `tally` dataflow: how an event becomes a claim.
 
 use crate::claim::{Add, Claim, EntityHash, HashKey, LineId, More, OrderKey, Position};
-use crate::decode::{Event, Formats, Needs, Value};
+use crate::decode::{Decoded, Event, Formats, Needs, Value};
 use crate::filter::Filter;
 use crate::jobs::names::{LineIndex, Names, SubjectIndex};
 use crate::number::Decimal;
@@ -165,9 +165,31 @@ impl Claims {
         &self.needs
     }
 
-    /// Judges an event. The answer depends on the event and its record alone.
-    pub fn judge(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Judged {
-        self.try_judge(event, record).unwrap_or_else(Judged::Rejected)
+    /// Judges a record that decoded. The answer depends on the event and its record alone.
+    pub fn judge(&mut self, decoded: Decoded, event: &Event<'_>, record: &RecordRef<'_>) -> Judged {
+        let judged = match decoded {
+            Decoded::Event => self.try_judge(event, record),
+            Decoded::Deleted => self.deletion(event, record),
+            Decoded::Irrelevant(reason) => {
+                self.said.entity = None;
+                Ok(Judged::Irrelevant(reason))
+            }
+        };
+        judged.unwrap_or_else(Judged::Rejected)
+    }
+
+    /// A deletion replaces what its message said before. Where the job names an entity of its own the
+    /// record does not tell whose claim to take back.
+    fn deletion(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<Judged, Cow<'static, str>> {
+        self.said.entity = None;
+        if self.is_message {
+            let untold = self.order.is_none_or(|slot| matches!(event.slots[slot], None | Some(Value::Null)));
+            let entity = self.entity_of(event, &self.entity)?;
+            // Services that tell no time of a deletion send it when it happens.
+            self.said.time_ns = if untold { log_ns(record) } else { self.time_of(event, record)? };
+            self.said.entity = Some(entity);
+        }
+        Ok(Judged::Irrelevant("it deletes a message"))
     }
 
     fn try_judge(&mut self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<Judged, Cow<'static, str>> {
@@ -251,8 +273,8 @@ impl Claims {
         Claim { entity, order, line, more }
     }
 
-    /// What an irrelevant message leaves: it counts for nothing and replaces what the message said
-    /// before. `None` where records are no messages.
+    /// What an irrelevant record leaves where it is a message or deletes one: it counts for nothing and
+    /// replaces what the message said before. `None` where records are no messages.
     pub fn replacement(&self, position: Position) -> Option<Claim> {
         let entity = self.said.entity.filter(|_| self.is_message)?;
         let order = OrderKey { time_ns: self.said.time_ns, position };
@@ -280,7 +302,7 @@ impl Claims {
     }
 
     fn time_of(&self, event: &Event<'_>, record: &RecordRef<'_>) -> Result<i64, Cow<'static, str>> {
-        let log_ns = record.timestamp_ms.saturating_mul(1_000_000);
+        let log_ns = log_ns(record);
         let Some(slot) = self.order else { return Ok(log_ns) };
         let pointer = &self.needs.pointers()[slot];
         let time = match event.slots[slot].as_ref() {
@@ -369,6 +391,10 @@ impl Claims {
             Some(value) => Ok(scalar(value, &format_args!("{what} ({pointer})"))?.unwrap_or_default()),
         }
     }
+}
+
+fn log_ns(record: &RecordRef<'_>) -> i64 {
+    record.timestamp_ms.saturating_mul(1_000_000)
 }
 
 /// The text of a scalar, `None` for null; arrays and objects are refused.

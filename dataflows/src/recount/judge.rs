@@ -1,6 +1,6 @@
 //! What a record says: nothing that can be read, nothing that concerns the job, or a claim.
 
-use crate::decode::{Decoder, Event, Formats, Needs, Value};
+use crate::decode::{Decoded, Decoder, Event, Formats, Needs, Value};
 use crate::filter::Filter;
 use crate::number::Decimal;
 use crate::pointer::Pointer;
@@ -153,6 +153,12 @@ impl Judge {
     }
 
     pub fn judge<'a>(&mut self, input: usize, record: &RecordRef<'a>, event: &mut Event<'a>) -> Judgement {
+        match self.inputs[input].decoder.decode(record, event) {
+            Err(reject) => return Judgement::Rejected(reject.0.into_owned()),
+            Ok(Decoded::Irrelevant(_)) => return Judgement::Irrelevant,
+            Ok(Decoded::Deleted) => return self.deletion(input, record, event),
+            Ok(Decoded::Event) => {}
+        }
         match self.read(input, record, event) {
             Ok(Some(claim)) => Judgement::Claim(claim),
             Ok(None) => match self.place(input, record, event) {
@@ -163,9 +169,21 @@ impl Judge {
         }
     }
 
-    fn read<'a>(&mut self, at: usize, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Option<Claim>, String> {
-        let input = &mut self.inputs[at];
-        input.decoder.decode(record, event).map_err(|reject| reject.0.into_owned())?;
+    /// A deleted message is as one whose newest version concerns no line. Where the record tells no
+    /// time the deletion happened when the log took it.
+    fn deletion(&self, at: usize, record: &RecordRef<'_>, event: &Event<'_>) -> Judgement {
+        if !self.messages {
+            return Judgement::Irrelevant;
+        }
+        let untimed = self.inputs[at].order.as_ref().is_some_and(|order| present(event, order).is_err());
+        let placed = if untimed { self.placed(at, record, event, None) } else { self.place(at, record, event) };
+        match placed {
+            Ok((entity, order)) => Judgement::Replaces { entity, order },
+            Err(reason) => Judgement::Rejected(reason),
+        }
+    }
+
+    fn read(&self, at: usize, record: &RecordRef<'_>, event: &Event<'_>) -> Result<Option<Claim>, String> {
         let input = &self.inputs[at];
         if let Some(filter) = &self.filter
             && !filter
@@ -211,10 +229,20 @@ impl Judge {
 
     /// The entity and what orders its claims.
     fn place(&self, at: usize, record: &RecordRef<'_>, event: &Event<'_>) -> Result<(Vec<String>, Order), String> {
-        let input = &self.inputs[at];
-        let entity = scalars(event, &input.entity)?;
+        self.placed(at, record, event, self.inputs[at].order.as_ref())
+    }
+
+    /// As [`Judge::place`], by the log's time without `order`.
+    fn placed(
+        &self,
+        at: usize,
+        record: &RecordRef<'_>,
+        event: &Event<'_>,
+        order: Option<&Named>,
+    ) -> Result<(Vec<String>, Order), String> {
+        let entity = scalars(event, &self.inputs[at].entity)?;
         let logged_ns = i128::from(record.timestamp_ms) * 1_000_000;
-        let time_ns = match &input.order {
+        let time_ns = match order {
             None => logged_ns,
             Some(order) => {
                 let ns = parse_time(present(event, order)?).map_err(|what| format!("{} {what}", order.name))?;

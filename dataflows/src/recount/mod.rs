@@ -16,10 +16,10 @@
 //! # use tallyflow_dataflows::number::Decimal;
 //! # struct Words;
 //! # impl Decoder for Words {
-//! #     fn decode<'a>(&mut self, r: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
+//! #     fn decode<'a>(&mut self, r: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject> {
 //! #         let text = std::str::from_utf8(r.value.unwrap_or_default()).map_err(|_| Reject("no text".into()))?;
 //! #         event.slots.push(Some(Value::Text(text.into())));
-//! #         Ok(())
+//! #         Ok(Decoded::Event)
 //! #     }
 //! # }
 //! # impl Formats for Words {

@@ -16,7 +16,7 @@ pub(super) struct TallyRecount {
     /// By entity, the claims that stand so far, each by what tells it from a duplicate. Under `last`
     /// and `first` there is one.
     standing: HashMap<Vec<String>, HashMap<Key, Claim>>,
-    /// By message, the newest version that concerns no line: older ones do not stand.
+    /// By message, the newest version that concerns no line, or its deletion: older ones do not stand.
     replaced: HashMap<Vec<String>, Order>,
     subjects: BTreeMap<String, SubjectCounts>,
     result: Counts,

@@ -1,7 +1,7 @@
 //! Each rule by hand: a few records, and what must come out.
 
 use super::*;
-use crate::decode::{Decoder, Event, FormatInfo, Needs, Reject, Value};
+use crate::decode::{Decoded, Decoder, Event, FormatInfo, Needs, Reject, Value};
 use crate::ids::{Offset, PartitionId};
 use crate::spec::{JobFile, Surroundings};
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap as Map;
 struct Json(Needs);
 
 impl Decoder for Json {
-    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<(), Reject> {
+    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject> {
         let raw: &RawValue = serde_json::from_slice(record.value.ok_or(Reject("is a tombstone".into()))?)
             .map_err(|_| Reject("is no JSON".into()))?;
         let whole = value(raw.get());
@@ -25,7 +25,13 @@ impl Decoder for Json {
             });
             event.slots.push(found.cloned());
         }
-        Ok(())
+        Ok(match &whole {
+            Value::Object(members) if members.contains(&("text".into(), Value::Null)) => Decoded::Deleted,
+            Value::Object(members) if members.contains(&("like".into(), Value::Bool(true))) => {
+                Decoded::Irrelevant("a like")
+            }
+            _ => Decoded::Event,
+        })
     }
 }
 
@@ -118,6 +124,48 @@ fn verdict(tally: &str, text: &str) -> String {
         Verdict::Rejected(reason) => reason,
         other => format!("{other:?}"),
     }
+}
+
+#[test]
+fn a_deletion_takes_back_what_its_message_says_in_whatever_order_they_come() {
+    let (said, deleted) = (r#"{"id":1,"g":"a","t":3}"#, r#"{"id":1,"g":"a","t":5,"text":null}"#);
+    for texts in [[said, deleted], [deleted, said]] {
+        let result = run("post", "order = '/t'\nahead = '1h'\ngroup = '/g'", &texts);
+        assert_eq!(lines(&result), "");
+        assert_eq!(counts(&result), [2, 0, 1, 1, 0, 1]);
+    }
+    let again = r#"{"id":1,"g":"b","t":6}"#;
+    assert_eq!(lines(&run("post", "order = '/t'\ngroup = '/g'", &[again, deleted, said])), "job/b=1");
+}
+
+#[test]
+fn a_deletion_that_tells_no_time_happened_when_the_log_took_it() {
+    let texts = [r#"{"id":1,"g":"a","t":1}"#, r#"{"id":1,"text":null}"#, r#"{"id":2,"g":"a","t":1}"#];
+    assert_eq!(lines(&run("post", "order = '/t'\ngroup = '/g'", &texts)), "job/a=1");
+}
+
+#[test]
+fn a_deletion_without_an_id_or_with_a_bad_time_is_rejected() {
+    for (text, reason) in [
+        (r#"{"text":null,"t":0}"#, "entity /id is missing"),
+        (r#"{"id":1,"text":null,"t":"soon"}"#, "order /t is no time: \"soon\" is not like 2026-11-21T10:00:00Z"),
+        (r#"{"id":1,"text":null,"t":3600001}"#, "order /t is too far ahead of the log"),
+    ] {
+        let verdicts = recount_all(&job("post", "order = '/t'"), &[(0, 0, 0, 0, text)]).0;
+        assert_eq!(verdicts, [Verdict::Rejected(reason.into())], "{text}");
+    }
+}
+
+#[test]
+fn a_deletion_only_is_irrelevant_where_the_job_names_its_own_entity() {
+    let result = run("post", "entity = '/e'\nkeep = 'last'", &[r#"{"id":1,"e":"e"}"#, r#"{"id":1,"text":null}"#]);
+    assert_eq!(counts(&result), [2, 0, 1, 1, 1, 0]);
+}
+
+#[test]
+fn what_is_no_message_is_irrelevant_and_replaces_nothing() {
+    let result = run("post", "", &[r#"{"id":1}"#, r#"{"id":1,"like":true}"#]);
+    assert_eq!(counts(&result), [2, 0, 1, 1, 1, 0]);
 }
 
 #[test]

@@ -198,6 +198,8 @@ fn bad() -> impl Strategy<Value = Kind> {
         r#""id":1,"author":"a0","text":"happy","hashtags":["happy",1]"#,
         r#""id":1,"author":"a0","text":"happy","repost":"yes""#,
         r#""text":null"#,
+        // No message, and so no version of one.
+        r#""id":1,"text":7"#,
     ];
     let votes = [
         r#""voter":"a0","option":"happy""#,

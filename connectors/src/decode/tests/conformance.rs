@@ -4,7 +4,7 @@ use super::super::hashtags::extract;
 use serde_json::Value;
 use std::path::PathBuf;
 
-fn data() -> Option<PathBuf> {
+pub(super) fn data() -> Option<PathBuf> {
     let data = std::env::var_os("TALLYFLOW_TEST_DATA").map(PathBuf::from);
     if data.is_none() {
         eprintln!("skipped: TALLYFLOW_TEST_DATA does not name the folder of the test data");

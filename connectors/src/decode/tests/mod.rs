@@ -1,11 +1,13 @@
 //! How records become events, checked by example, against `serde_json`, and against twitter-text.
 
 mod conformance;
+mod messages;
+mod plain;
 mod properties;
 
 use super::BuiltinFormats;
 use std::borrow::Cow;
-use tallyflow_dataflows::decode::{Event, Formats, Needs, Reject, Value};
+use tallyflow_dataflows::decode::{Decoded, Event, Formats, Needs, Reject, Value};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::pointer::Pointer;
 use tallyflow_dataflows::record::RecordRef;
@@ -21,8 +23,15 @@ fn record(value: Option<&[u8]>) -> RecordRef<'_> {
 }
 
 fn decode<'a>(format: &str, needs: &Needs, bytes: &'a [u8]) -> Result<Event<'a>, Reject> {
+    let (decoded, event) = decode_any(format, needs, bytes)?;
+    assert_eq!(decoded, Decoded::Event);
+    Ok(event)
+}
+
+fn decode_any<'a>(format: &str, needs: &Needs, bytes: &'a [u8]) -> Result<(Decoded, Event<'a>), Reject> {
     let mut event = Event::default();
-    BuiltinFormats.decoder(format, needs).decode(&record(Some(bytes)), &mut event).map(|()| event)
+    let decoded = BuiltinFormats.decoder(format, needs).decode(&record(Some(bytes)), &mut event)?;
+    Ok((decoded, event))
 }
 
 /// The slots, each written as JSON; "-" where there is nothing.
@@ -165,6 +174,33 @@ fn a_posts_own_hashtags_are_taken_in_lower_case_without_their_sign() {
         slots("post", &["/text"], r#"{"text":"t","hashtags":[1]}"#),
         ["\"t\""],
         "what is not needed is not checked"
+    );
+}
+
+#[test]
+fn a_post_whose_text_is_null_was_deleted_whatever_is_asked_of_it() {
+    let text = r#"{"id":7,"author":"a","text":null,"at":5,"hashtags":["x"]}"#;
+    for pointers in [&["/id", "/at"][..], &["/id", "/at", "/text"], &["/id", "/at", "/hashtags"], &["/id", "/at", ""]] {
+        for text in [text.to_owned(), text.replace("\"a\"", "\"\\ud83d\\ude00\"")] {
+            let needs = needs(pointers);
+            let (decoded, event) = decode_any("post", &needs, text.as_bytes()).unwrap();
+            assert_eq!((decoded, event.slots.len()), (Decoded::Deleted, pointers.len()), "{pointers:?}");
+            assert_eq!(event.slots[..2].iter().flatten().map(written).collect::<Vec<_>>(), ["7", "5"]);
+        }
+    }
+    for text in [r#"{"text":null,"text":"t","id":1}"#, r#"{"id":1}"#, r#"{"id":1,"text":[null]}"#] {
+        assert_eq!(slots("post", &["/id"], text), ["1"], "{text}");
+    }
+    assert_eq!(reject("post", &["/id"], br#"{"id":[],"text":null}"#), "the post's id is neither a string nor a number");
+}
+
+#[test]
+fn a_post_says_whether_it_is_a_repost() {
+    assert_eq!(slots("post", &["/repost"], r#"{"text":"t","repost":true}"#), ["true"]);
+    assert_eq!(slots("post", &["/repost"], r#"{"text":"t"}"#), ["false"]);
+    assert_eq!(
+        reject("post", &["/repost"], br#"{"text":"t","repost":1}"#),
+        "the post's repost is neither true nor false"
     );
 }
 

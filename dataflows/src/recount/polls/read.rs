@@ -1,6 +1,6 @@
 //! What a record says, before any poll is looked at: whether it is rejected depends on the record alone.
 
-use crate::decode::{Decoder, Event, Formats, Needs, Value};
+use crate::decode::{Decoded, Decoder, Event, Formats, Needs, Value};
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
 use crate::recount::judge::{Named, Order, no_scalar, present, scalar};
@@ -86,10 +86,13 @@ impl Reader {
         let decoder = match &mut self.inputs[input] {
             Input::Messages { decoder, .. } | Input::Votes { decoder, .. } => decoder,
         };
-        decoder.decode(record, &mut event).map_err(|reject| reject.0.into_owned())?;
+        let decoded = decoder.decode(record, &mut event).map_err(|reject| reject.0.into_owned())?;
+        if let Decoded::Irrelevant(_) = decoded {
+            return Ok(None);
+        }
         let event = &event;
         let (said, time) = match &self.inputs[input] {
-            Input::Messages { id, text, at, .. } if is_deletion(event, text) => {
+            Input::Messages { id, at, .. } if decoded == Decoded::Deleted => {
                 let time = if present(event, at).is_ok() { time(event, at)? } else { logged_ns(record) };
                 (Said::Deletion { id: text_or_number(event, id)? }, time)
             }
@@ -118,10 +121,6 @@ impl Reader {
         }
         Ok(Some((said, (time, input, record.partition.0, record.offset.0))))
     }
-}
-
-fn is_deletion(event: &Event<'_>, text: &Named) -> bool {
-    matches!(event.slots.get(text.slot), Some(Some(Value::Null)))
 }
 
 fn logged_ns(record: &RecordRef<'_>) -> i128 {

@@ -309,6 +309,8 @@ fn a_message_that_lacks_something_is_rejected_whatever_the_polls() {
         (r#"{"id":1,"author":["x"],"text":"","at":150}"#, "/author is neither a text nor a number"),
         (r#"{"id":1,"author":"x","at":150}"#, "/text is missing"),
         (r#"{"id":1,"author":"x","text":["a"],"at":150}"#, "/text is no text"),
+        // As the plain format says that something is no message.
+        (r#"{"id":1,"text":1}"#, "Irrelevant"),
         (r#"{"id":1,"author":"x","text":""}"#, "/at is missing"),
         (r#"{"id":1,"author":"x","text":"","at":true}"#, "/at is no time but true or false"),
         (r#"{"id":1,"author":"x","text":"","at":1151}"#, "/at is too far ahead of the log"),
