@@ -130,6 +130,17 @@ impl Passes {
         self.in_force.values().cloned().collect()
     }
 
+    /// All polls, if what the engine shows and what its records count as is by just these: nothing waits,
+    /// runs or is to be removed.
+    pub fn settled(&self) -> Option<Vec<PollInForce>> {
+        let settled = self.installed
+            && self.opening.is_none()
+            && self.running.is_none()
+            && self.waiting.is_empty()
+            && self.hidden.is_empty();
+        settled.then(|| self.in_force.values().cloned().collect())
+    }
+
     /// No engine runs the job any more. `catching_up`: whether what the engine showed was not what
     /// readers saw.
     pub fn engine_gone(&mut self, catching_up: bool) {
