@@ -34,7 +34,7 @@ fn nobody() -> String {
 }
 
 /// Every command, and an option that its help must name.
-const COMMANDS: [(&[&str], &str); 20] = [
+const COMMANDS: [(&[&str], &str); 26] = [
     (&["demo"], "--data-dir"),
     (&["serve"], "--config"),
     (&["submit"], "--server"),
@@ -46,6 +46,12 @@ const COMMANDS: [(&[&str], &str); 20] = [
     (&["results"], "--subject"),
     (&["watch"], "--limit"),
     (&["recount"], "--format"),
+    (&["poll"], "vote"),
+    (&["poll", "create"], "--opens"),
+    (&["poll", "list"], "--job"),
+    (&["poll", "close"], "--format"),
+    (&["poll", "delete"], "--server"),
+    (&["poll", "vote"], "--withdraw"),
     (&["dead-letters"], "--format"),
     (&["topics"], "--format"),
     (&["topic"], "tail"),
@@ -87,7 +93,7 @@ fn the_help_lists_exactly_the_commands_there_are() {
 
 #[test]
 fn wrong_usage_ends_with_status_2_and_says_what_is_wrong() {
-    let wrong: [&[&str]; 20] = [
+    let wrong: [&[&str]; 31] = [
         &[],
         &["nonsense"],
         &["jobs", "--nonsense"],
@@ -99,6 +105,17 @@ fn wrong_usage_ends_with_status_2_and_says_what_is_wrong() {
         &["jobs", "--format", "csv"],
         &["jobs", "--server", "nowhere"],
         &["jobs", "--server", "https://127.0.0.1"],
+        &["poll"],
+        &["poll", "create"],
+        &["poll", "create", "moods"],
+        &["poll", "create", "moods", "--option", "a", "--match", "words"],
+        &["poll", "create", "moods", "--option", "a", "--opens", "soon"],
+        &["poll", "create", "moods", "--option", "a", "--file", "f.json"],
+        &["poll", "list", "--format", "csv"],
+        &["poll", "close"],
+        &["poll", "vote", "moods", "happy"],
+        &["poll", "vote", "moods", "--voter", "ada"],
+        &["poll", "vote", "moods", "happy", "--withdraw", "--voter", "ada"],
         &["topic", "create", "t"],
         &["topic", "create", "t", "--partitions", "0"],
         &["feed", "replay", "--topic", "t"],
@@ -130,7 +147,7 @@ fn a_wrong_configuration_ends_with_status_2_and_one_sentence() {
 #[test]
 fn a_server_that_does_not_answer_is_named_with_what_to_do() {
     let server = nobody();
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 18] = [
         &["jobs"],
         &["job", "a"],
         &["pause", "a"],
@@ -140,6 +157,11 @@ fn a_server_that_does_not_answer_is_named_with_what_to_do() {
         &["watch", "a"],
         &["recount", "a"],
         &["dead-letters", "a"],
+        &["poll", "create", "a", "--option", "b"],
+        &["poll", "list"],
+        &["poll", "close", "a"],
+        &["poll", "delete", "a"],
+        &["poll", "vote", "a", "b", "--voter", "c"],
         &["topics"],
         &["topic", "create", "t", "--partitions", "2"],
         &["topic", "tail", "t"],

@@ -159,6 +159,97 @@ fn every_fault_of_a_job_file_is_printed_with_line_and_key() {
     assert_eq!((request.header("content-type"), &*request.body), (Some("application/toml"), "name = \"x\"\n"));
 }
 
+const POLL: &str = r#"{"id":"moods","job":"polls","title":"Moods","options":["happy","sad"],"state":"filling","shown":null,
+    "refill":{"version":1,"records":120,"of":5000},"opens":"2026-11-21T10:00:00Z","closes":null,"total":null,"tally":null}"#;
+
+#[test]
+fn a_poll_is_made_of_options_or_of_a_file() {
+    let server = Fake::new(|_, _| answer("201 Created", POLL));
+    let args =
+        ["poll", "create", "moods", "--option", "happy", "--option", "sad", "--entity", "voter", "--keep", "first-n"];
+    let output =
+        server.run(&[&args[..], &["--n", "2", "--match", "hashtag", "--opens", "-10m", "--closes", "+1h"]].concat());
+    let expected = "made moods; its past is being counted; see `tallyflow watch polls --subject moods`\n";
+    assert_eq!(stdout(&output), expected, "{}", stderr(&output));
+    let request = &server.requests()[0];
+    assert_eq!(
+        (&*request.line, request.header("content-type")),
+        ("POST /api/polls HTTP/1.1", Some("application/json"))
+    );
+    let mut body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+    let mut time = |key: &str| {
+        let time = body.as_object_mut().unwrap().remove(key).unwrap();
+        time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond()
+    };
+    assert_eq!(time("closes") - time("opens"), 70 * 60_000);
+    let expected = serde_json::json!({"id": "moods", "options": ["happy", "sad"], "match": "hashtag", "entity": "voter",
+        "keep": "first-n", "n": 2});
+    assert_eq!(body, expected);
+
+    let mut file = tempfile::NamedTempFile::with_suffix(".json").unwrap();
+    file.write_all(b"{\"id\": \"x\"}").unwrap();
+    let output = server.run(&["poll", "create", "--file", file.path().to_str().unwrap(), "--format", "json"]);
+    assert_eq!((stdout(&output), &*server.requests()[1].body), (format!("{POLL}\n"), "{\"id\": \"x\"}"));
+}
+
+#[test]
+fn every_fault_of_a_definition_is_printed_with_its_key() {
+    let problem = r#"{"status":422,"detail":"the poll's definition has 1 fault",
+        "faults":[{"line":1,"key":"options","message":"is an empty list; name at least one option"}]}"#;
+    let server = Fake::new(move |_, _| answer("422 Unprocessable Entity", problem));
+    let output = server.run(&["poll", "create", "moods", "--option", "x"]);
+    let expected = "the poll: line 1: options: is an empty list; name at least one option\n\
+                    tallyflow: no poll was made: the poll has 1 fault; mend it and submit again\n";
+    assert_eq!((output.status.code(), &*stderr(&output)), (Some(1), expected));
+}
+
+#[test]
+fn polls_are_listed_with_state_and_total() {
+    let open = r#"{"id":"a","job":"polls","options":["x"],"state":"open","shown":1,"refill":null,
+        "opens":"2026-11-21T09:00:00Z","closes":"2026-11-22T09:00:00Z","total":12345678901234567890}"#;
+    let body = format!("{{\"items\":[{open},{POLL}],\"next\":null}}");
+    let server = Fake::new(move |_, _| answer("200 OK", &body));
+    let output = server.run(&["poll", "list", "--job", "polls"]);
+    let expected = "\
+poll   state                         options                 total  opens                 closes
+a      open                                1  12345678901234567890  2026-11-21T09:00:00Z  2026-11-22T09:00:00Z
+moods  filling (120 of 5000 records)       2                     -  2026-11-21T10:00:00Z  -
+";
+    assert_eq!(stdout(&output), expected, "{}", stderr(&output));
+    assert_eq!(server.requests()[0].line, "GET /api/polls?job=polls&limit=1000 HTTP/1.1");
+}
+
+#[test]
+fn a_poll_is_closed_deleted_and_voted_in() {
+    let server = Fake::new(|request, _| match request.line.split(' ').next() {
+        Some("DELETE") => answer("204 No Content", ""),
+        _ if request.line.contains("/votes") => {
+            answer("201 Created", r#"{"poll":"moods","topic":"votes","partition":0,"offset":5}"#)
+        }
+        _ => answer("200 OK", POLL),
+    });
+    let said = |args: &[&str]| stdout(&server.run(args));
+    assert_eq!(said(&["poll", "close", "moods"]), "moods takes no more; its last numbers are being counted\n");
+    assert_eq!(said(&["poll", "delete", "a b"]), "a b is deleted\n");
+    assert_eq!(said(&["poll", "vote", "moods", "happy", "--voter", "ada"]), "ada voted happy in moods\n");
+    assert_eq!(said(&["poll", "vote", "moods", "--withdraw", "--voter", "ada"]), "ada has no vote in moods any more\n");
+    let requests = server.requests();
+    let lines: Vec<&str> = requests.iter().map(|r| r.line.as_str()).collect();
+    assert_eq!(
+        lines[..3],
+        [
+            "POST /api/polls/moods/close HTTP/1.1",
+            "DELETE /api/polls/a%20b HTTP/1.1",
+            "POST /api/polls/moods/votes HTTP/1.1"
+        ]
+    );
+    let bodies: Vec<serde_json::Value> = requests[2..].iter().map(|r| serde_json::from_str(&r.body).unwrap()).collect();
+    assert_eq!(
+        bodies,
+        [serde_json::json!({"voter": "ada", "option": "happy"}), serde_json::json!({"voter": "ada", "option": null})]
+    );
+}
+
 #[test]
 fn a_recount_that_differs_ends_with_status_1_and_names_the_first_line() {
     let body = r#"{"job":"j","epoch":9,"equal":false,"records":3,"ms":1,"differences":[

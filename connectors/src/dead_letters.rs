@@ -107,6 +107,14 @@ impl DeadLetters {
         rows.collect()
     }
 
+    /// Puts the letters kept under one name in the place of those under another.
+    pub fn take_over(&mut self, from: &str, to: &str) -> rusqlite::Result<()> {
+        let tx = self.conn.transaction()?;
+        tx.execute("DELETE FROM dead_letters WHERE job = ?1", params![to])?;
+        tx.execute("UPDATE dead_letters SET job = ?2 WHERE job = ?1", params![from, to])?;
+        tx.commit()
+    }
+
     /// Forgets a job's letters: its name is used anew.
     pub fn clear(&mut self, job: &str) -> rusqlite::Result<()> {
         self.conn.execute("DELETE FROM dead_letters WHERE job = ?1", params![job]).map(|_| ())
@@ -143,6 +151,8 @@ mod tests {
         assert_eq!(offsets(&letters, "a", None), [2, 3, 4]);
         assert_eq!(offsets(&letters, "a", Some(&("t".into(), 0, 3))), [4]);
         assert_eq!(letters.list("b", None, 1).unwrap(), [letter(0)]);
+        letters.take_over("b", "a").unwrap();
+        assert_eq!((offsets(&letters, "a", None), offsets(&letters, "b", None)), (vec![0], vec![]));
         letters.clear("a").unwrap();
         assert_eq!(offsets(&letters, "a", None), [0u64; 0]);
     }

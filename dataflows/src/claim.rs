@@ -72,7 +72,7 @@ pub struct LineId {
 
 impl LineId {
     /// What a record holds that makes no claim and yet replaces what its message said before: an edit
-    /// that no longer concerns any subject.
+    /// that no longer concerns any subject, or a deletion.
     pub const REPLACES: LineId = LineId { subject: 0, group: 0 };
 
     /// What a withdrawal holds instead of a line.

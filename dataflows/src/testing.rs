@@ -251,6 +251,7 @@ impl Bench {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
+            beside: false,
             polls,
         };
         let results = JobResults::new(Shape::of(spec, &install.inputs));

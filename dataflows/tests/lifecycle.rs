@@ -72,6 +72,7 @@ impl Node {
             first_epoch: Epoch(1),
             epoch_limit: Epoch(1 << 53),
             halt: None,
+            beside: false,
             polls: Vec::new(),
         };
         change(&mut install);

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::feed::args::Simulation;
+use super::polls::args::PollCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 use std::path::PathBuf;
@@ -40,6 +41,9 @@ pub enum Command {
     Watch(WatchArgs),
     /// Recount a job from the log and compare; status 1 on a difference, naming the first
     Recount(NameArgs),
+    /// Make, list, close and delete polls, and vote in them
+    #[command(subcommand)]
+    Poll(PollCommand),
     /// The records that a job could not use, and why
     DeadLetters(DeadLettersArgs),
     /// List the topics

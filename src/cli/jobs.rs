@@ -6,22 +6,21 @@ use super::client::{Client, RequestError, read};
 use super::output::{Rows, accounting_lines, json_list, line, plain};
 use crate::node::job::JobStatus;
 use crate::node::{Difference, Recounted};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use reqwest::Method;
 use serde::Deserialize;
 use std::io::Read;
 use std::path::Path;
 use tallyflow_dataflows::number::Decimal;
 
-/// The largest job file that is read. The server has a bound of its own.
-const JOB_FILE_BYTES_MAX: u64 = 16 << 20;
+/// The largest file that is read. The server has bounds of its own.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Starts a job from its file.
 pub async fn submit(client: &Client, file: &Path) -> anyhow::Result<Outcome> {
-    let from_stdin = file == Path::new("-");
-    let name = if from_stdin { "stdin".to_owned() } else { file.display().to_string() };
-    let text = read_job_file(file, from_stdin).with_context(|| format!("the job file {name} can't be read"))?;
+    let (name, text) = read_text(file, "the job file")?;
     let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let from_stdin = file == Path::new("-");
     let is_json = if from_stdin { text.trim_start().starts_with('{') } else { extension.eq_ignore_ascii_case("json") };
     let request = client
         .request(Method::POST, &["jobs"])
@@ -32,30 +31,40 @@ pub async fn submit(client: &Client, file: &Path) -> anyhow::Result<Outcome> {
             line(format_args!("submitted {}; see `tallyflow watch {}`", job.name, job.name))?;
             Ok(Outcome::Done)
         }
-        Err(error) => match error.downcast_ref::<RequestError>() {
-            Some(RequestError::Refused { problem, .. }) if !problem.faults.is_empty() => {
-                let faults: Vec<String> = problem.faults.iter().map(|f| plain(&f.to_string()).into_owned()).collect();
-                for fault in &faults {
-                    eprintln_quietly(&format!("{name}: {fault}"));
-                }
-                let (count, them) = if faults.len() == 1 {
-                    ("1 fault".into(), "it")
-                } else {
-                    (format!("{} faults", faults.len()), "them")
-                };
-                bail!("the job was not started: {name} has {count}; mend {them} and submit again")
-            }
-            _ => Err(error),
-        },
+        Err(error) => Err(with_faults(error, "the job was not started", &name)),
     }
 }
 
-fn read_job_file(file: &Path, from_stdin: bool) -> std::io::Result<String> {
-    let mut text = String::new();
-    let source: Box<dyn Read> =
-        if from_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(file)?) };
-    source.take(JOB_FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
+/// Prints every fault of what was refused, and answers the sentence that sums them up.
+pub fn with_faults(error: anyhow::Error, failed: &str, name: &str) -> anyhow::Error {
+    match error.downcast_ref::<RequestError>() {
+        Some(RequestError::Refused { problem, .. }) if !problem.faults.is_empty() => {
+            for fault in &problem.faults {
+                eprintln_quietly(&format!("{name}: {}", plain(&fault.to_string())));
+            }
+            let (count, them) = match problem.faults.len() {
+                1 => ("1 fault".to_owned(), "it"),
+                count => (format!("{count} faults"), "them"),
+            };
+            anyhow!("{failed}: {name} has {count}; mend {them} and submit again")
+        }
+        _ => error,
+    }
+}
+
+/// The text of a file, or of stdin for `-`, and its name; `what` it is, for the error.
+pub fn read_text(file: &Path, what: &str) -> anyhow::Result<(String, String)> {
+    let from_stdin = file == Path::new("-");
+    let name = if from_stdin { "stdin".to_owned() } else { file.display().to_string() };
+    let read = || -> std::io::Result<String> {
+        let mut text = String::new();
+        let source: Box<dyn Read> =
+            if from_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(file)?) };
+        source.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().with_context(|| format!("{what} {name} can't be read"))?;
+    Ok((name, text))
 }
 
 fn eprintln_quietly(text: &str) {
@@ -120,6 +129,9 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
     }
     line(format_args!("workers   {}", job.workers))?;
     line(format_args!("epoch     {}", optional(job.epoch)))?;
+    if let Some(refill) = job.refill {
+        line(format_args!("refill    {} of {} records", refill.records, refill.of))?;
+    }
 
     let mut rows = Rows::new(&["input", "partition", "next", "end", "lag"], &["partition", "next", "end", "lag"]);
     for input in &job.inputs {

@@ -9,6 +9,7 @@ mod demo;
 mod feed;
 mod jobs;
 pub mod output;
+mod polls;
 mod results;
 mod serve;
 mod topics;
@@ -82,6 +83,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Recount(args) => {
             ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
         }
+        Command::Poll(command) => ask(command.server().client()?, |c| async move { polls::run(&c, &command).await }),
         Command::DeadLetters(args) => {
             ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await })
         }

@@ -11,6 +11,7 @@ use tallyflow_dataflows::engine::job::InstallInput;
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError, Producer, Source};
 use tallyflow_dataflows::spec::JobSpec;
+use tallyflow_dataflows::spec::polls::PollInForce;
 
 /// The node's own topic. Names like it are kept from others, see [`is_internal`].
 const TOPIC: &str = "__tallyflow";
@@ -31,6 +32,9 @@ pub struct JobRecord {
     pub wanted: Wanted,
     /// Where a pause has left it, by input and partition.
     pub paused_at: Option<Vec<Vec<Offset>>>,
+    /// What is computed beside it, to take its place.
+    #[serde(default)]
+    pub replacing: Option<(JobSpec, Vec<InstallInput>)>,
 }
 
 /// What its owner wants of a job.
@@ -39,6 +43,31 @@ pub enum Wanted {
     Running,
     Paused,
     Cancelled,
+}
+
+/// A poll, by its id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PollRecord {
+    Kept {
+        /// The id of its job, which a job submitted anew under the same name does not have.
+        job: u64,
+        in_force: PollInForce,
+        made_ms: i64,
+        changed_ms: i64,
+        /// By input and partition: records from here on can't count. `None`: that is not known yet.
+        sealed: Option<Vec<Vec<Offset>>>,
+    },
+    /// What is left of a poll that was deleted: a later one of its id has a greater version.
+    Deleted { job: u64, version: u32, at_ms: i64 },
+}
+
+impl PollRecord {
+    pub fn job(&self) -> u64 {
+        match self {
+            PollRecord::Kept { job, .. } | PollRecord::Deleted { job, .. } => *job,
+        }
+    }
 }
 
 /// How many epochs are reserved at a time: at 500 a second, enough for 99 days.
@@ -54,6 +83,7 @@ pub struct Control {
 /// What the topic held when it was opened.
 pub struct Kept {
     pub jobs: BTreeMap<String, JobRecord>,
+    pub polls: BTreeMap<String, PollRecord>,
 }
 
 impl Control {
@@ -86,12 +116,17 @@ impl Control {
         };
         let known_key = values.get("hash-key").map(|value| serde_json::from_slice(value)).transpose();
         let known_key = known_key.context("the control record of the hash key can't be read")?;
-        let mut jobs = BTreeMap::new();
+        let (mut jobs, mut polls) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in &values {
             if let Some(name) = key.strip_prefix("job/") {
                 let record = serde_json::from_slice(value)
                     .with_context(|| format!("the control record of job {name:?} can't be read"))?;
                 jobs.insert(name.to_owned(), record);
+            }
+            if let Some(id) = key.strip_prefix("poll/") {
+                let record = serde_json::from_slice(value)
+                    .with_context(|| format!("the control record of poll {id:?} can't be read"))?;
+                polls.insert(id.to_owned(), record);
             }
         }
         let mut control =
@@ -104,12 +139,30 @@ impl Control {
             control.hash_key = HashKey([half(a), half(b)]);
             control.put("hash-key", &control.hash_key)?;
         }
-        Ok((control, Kept { jobs }))
+        Ok((control, Kept { jobs, polls }))
     }
 
     /// Writes what is wanted of a job. Blocks until it is durable.
     pub fn put_job(&self, record: &JobRecord) -> Result<(), ProduceError> {
         self.put(&format!("job/{}", record.spec.name), record)
+    }
+
+    /// Writes what is wanted of a poll. Blocks until it is durable.
+    pub fn put_poll(&self, id: &str, record: &PollRecord) -> Result<(), ProduceError> {
+        self.put(&format!("poll/{id}"), record)
+    }
+
+    /// Writes that nothing is known of these polls. Blocks until it is durable.
+    pub fn forget_polls(&self, ids: &[String]) -> Result<(), ProduceError> {
+        let keys: Vec<String> = ids.iter().map(|id| format!("poll/{id}")).collect();
+        let records: Vec<_> = keys.iter().map(|key| NewRecord { key: Some(key.as_bytes()), value: None }).collect();
+        self.log.append(TOPIC, &records, None).map(|_| ())
+    }
+
+    /// Writes a record for its place in time alone: the log's timestamps never fall, so whatever is
+    /// appended after it to any topic has this time or a later one. Blocks until it is durable.
+    pub fn put_barrier(&self, now_ms: i64) -> Result<(), ProduceError> {
+        self.put("barrier", &now_ms)
     }
 
     /// Reserves a block of epochs, none of which was ever used: its first, and one past its last.

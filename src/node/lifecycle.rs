@@ -41,15 +41,14 @@ impl Node {
     pub fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
         let spec = self.validate(text)?;
         let _one_at_a_time = lock(&self.changing);
-        if let Ok(job) = self.job(&spec.name)
-            && job.state() != JobState::Cancelled
-        {
+        let before = self.job(&spec.name).ok();
+        if before.as_ref().is_some_and(|job| job.state() != JobState::Cancelled) {
             return Err(SubmitError::Taken(spec.name));
         }
         let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
         let inputs = spec.inputs.iter().map(|input| self.resolve(input)).collect::<Result<Vec<_>, _>>();
         let inputs = inputs.map_err(|e| failed(&e))?;
-        let id = self.jobs.read().unwrap_or_else(PoisonError::into_inner).by_id.keys().map(|id| id.0).max();
+        let id = self.jobs().iter().map(|job| job.id.0).max();
         let record = JobRecord {
             id: id.unwrap_or(0) + 1,
             submitted_ms: jiff::Timestamp::now().as_millisecond(),
@@ -57,11 +56,15 @@ impl Node {
             inputs,
             wanted: Wanted::Running,
             paused_at: None,
+            replacing: None,
         };
         let name = record.spec.name.clone();
         self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
         self.control.put_job(&record)?;
         std::fs::remove_file(self.last_results(&name)).ok();
+        if let Some(before) = before {
+            self.forget_polls_of(&before);
+        }
         // One lock over both: an engine that starts is told of every job there is, and only those it was
         // not told of then are told to it here. Twice, and each record would count twice.
         let running = self.running();
@@ -69,7 +72,8 @@ impl Node {
         if let Some(running) = running.as_ref() {
             // Above every epoch that an earlier job of this name has shown.
             let newest = Epoch(self.newest_epoch.load(Ordering::Acquire) + 1);
-            running.link.command(install(&job, running.first_epoch.max(newest), running.epoch_limit));
+            let polls = self.polls_to_install(&job);
+            running.link.command(install(&job, running.first_epoch.max(newest), running.epoch_limit, polls));
         }
         drop(running);
         self.start_sinks(&job).map_err(|e| failed(&e))?;
@@ -82,6 +86,9 @@ impl Node {
         let job = self.job(name)?;
         match job.state() {
             JobState::Paused => return Ok(job),
+            state if job.beside().is_some() => {
+                return Err(wrong_state(&job, state, "it is being replaced; wait until that has ended, or cancel it"));
+            }
             state if is_live(state) => {}
             state => return Err(wrong_state(&job, state, "only a running job can be paused")),
         }
@@ -113,7 +120,7 @@ impl Node {
         self.want(&job, Wanted::Running, None)?;
         job.set_halt(None, false);
         if let Some(running) = self.running().as_ref() {
-            running.link.command(Command::Resume(job.id));
+            running.link.command(Command::Resume(job.plan().engine_id));
         }
         job.set_state(JobState::Running, None);
         Ok(job)
@@ -140,13 +147,15 @@ impl Node {
         if job.state() == JobState::Cancelled {
             return Ok(job);
         }
+        self.end_beside(&job, None);
         {
             // One lock over both: an engine that starts in between must not get it again. From here on
             // its results stand still.
             let running = self.running();
+            self.polls_left_alone([&job]);
             job.set_state(JobState::Cancelled, None);
             if let Some(running) = running.as_ref() {
-                running.link.command(Command::Remove(job.id));
+                running.link.command(Command::Remove(job.plan().engine_id));
             }
         }
         // What it showed last stays readable, after a restart too.
@@ -184,37 +193,41 @@ impl Node {
         }
         job.catch_up(target);
         self.start_sinks(&job)?;
+        if let Some((spec, inputs)) = record.replacing {
+            self.compute_beside(&job, spec, inputs)?;
+        }
         Ok(())
     }
 
     fn add(&self, record: &JobRecord) -> Arc<Job> {
         let (id, workers) = (JobId(record.id), self.config.workers);
-        let graph = self.graph(record);
+        let graph = self.graph(id, &record.spec, &record.inputs);
         let job = Job::new(id, record.spec.clone(), record.inputs.clone(), record.submitted_ms, graph, workers);
         let job = Arc::new(job);
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = jobs.by_name.insert(record.spec.name.clone(), job.clone()) {
-            jobs.by_id.remove(&before.id);
+            jobs.by_id.remove(&before.plan().engine_id);
             before.replace();
         }
         jobs.by_id.insert(id, job.clone());
         job
     }
 
-    fn graph(&self, record: &JobRecord) -> Graph {
+    pub(super) fn graph(&self, id: JobId, spec: &JobSpec, inputs: &[InstallInput]) -> Graph {
         let install = Install {
-            job: JobId(record.id),
-            spec: record.spec.clone(),
-            inputs: record.inputs.clone(),
+            job: id,
+            spec: spec.clone(),
+            inputs: inputs.to_vec(),
             first_epoch: Epoch(1),
             epoch_limit: Epoch(2),
             halt: None,
+            beside: false,
             polls: Vec::new(),
         };
         graph(&install, Arc::new(BuiltinFormats))
     }
 
-    fn start_sinks(&self, job: &Arc<Job>) -> std::io::Result<()> {
+    pub(super) fn start_sinks(&self, job: &Arc<Job>) -> std::io::Result<()> {
         let start = |(index, sink): (usize, &_)| {
             SinkHandle::start(
                 job.clone(),
@@ -223,7 +236,7 @@ impl Node {
                 &self.config.data_dir,
             )
         };
-        let sinks = job.spec.sinks.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+        let sinks = job.plan().spec.sinks.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
         lock(&self.sinks).insert(job.id, sinks);
         Ok(())
     }
@@ -233,7 +246,7 @@ impl Node {
         let running = self.running();
         job.set_halt(Some(halt.clone()), pausing);
         if let Some(running) = running.as_ref() {
-            running.link.command(Command::Halt { job: job.id, halt });
+            running.link.command(Command::Halt { job: job.plan().engine_id, halt });
         }
     }
 
@@ -241,14 +254,21 @@ impl Node {
         self.halts.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    fn want(&self, job: &Job, wanted: Wanted, paused_at: Option<Vec<Vec<Offset>>>) -> Result<(), JobError> {
+    /// What is wanted of a job that is not cancelled.
+    pub(super) fn wanted(&self, job: &Job) -> Wanted {
+        if job.state() == JobState::Paused { Wanted::Paused } else { Wanted::Running }
+    }
+
+    pub(super) fn want(&self, job: &Job, wanted: Wanted, paused_at: Option<Vec<Vec<Offset>>>) -> Result<(), JobError> {
+        let plan = job.plan();
         let record = JobRecord {
             id: job.id.0,
             submitted_ms: job.submitted_ms,
-            spec: job.spec.clone(),
-            inputs: job.inputs.clone(),
+            spec: plan.spec.clone(),
+            inputs: plan.inputs.clone(),
             wanted,
             paused_at,
+            replacing: job.beside().map(|plan| (plan.spec.clone(), plan.inputs.clone())),
         };
         Ok(self.control.put_job(&record)?)
     }
@@ -272,7 +292,7 @@ impl Node {
     }
 
     /// Turns an input's bounds into offsets, once, so that "end" stays where it was.
-    fn resolve(&self, input: &InputSpec) -> Result<InstallInput, SourceError> {
+    pub(super) fn resolve(&self, input: &InputSpec) -> Result<InstallInput, SourceError> {
         let unknown = || SourceError::UnknownTopic { topic: input.topic.clone() };
         let topic = Source::topic(self.log.as_ref(), &input.topic)?.ok_or_else(unknown)?;
         let now_ms = jiff::Timestamp::now().as_millisecond();

@@ -12,7 +12,9 @@ mod engine_process;
 pub mod job;
 mod lifecycle;
 mod link;
+pub mod polls;
 mod recount;
+mod replace;
 mod sinks;
 mod supervise;
 mod wire;
@@ -24,13 +26,14 @@ use crate::config::Config;
 use anyhow::{Context, bail};
 use control::Control;
 use job::{Job, JobState};
+use polls::Polls;
 use serde::{Deserialize, Serialize};
 use sinks::SinkHandle;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
 use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
@@ -67,6 +70,9 @@ pub enum CancelMode {
 pub enum SubmitError {
     #[error("a job named {0:?} is there already; cancel it first or choose another name")]
     Taken(String),
+    /// The job of that name can't be replaced as it is.
+    #[error("{0}")]
+    InTheWay(String),
     /// Every fault of the job file.
     #[error("the job file has {} fault{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Faults(Vec<Fault>),
@@ -121,6 +127,8 @@ pub struct Difference {
 pub enum RecountError {
     #[error(transparent)]
     Job(#[from] JobError),
+    #[error("the polls of job {job:?} are being changed; try again in a moment")]
+    PollsChange { job: String },
     #[error("job {job:?} has shown nothing yet; try again when it has an epoch")]
     Nothing { job: String },
     #[error(
@@ -157,12 +165,19 @@ pub struct Node {
     /// The newest epoch that any job has shown.
     newest_epoch: AtomicU64,
     halts: AtomicU64,
+    /// How many forms of jobs were computed beside them.
+    engine_ids: AtomicU64,
     stopping: AtomicBool,
     /// Whether the supervisor has ended.
     ended: watch::Sender<bool>,
     started: Instant,
     /// One submission, pause, resume or cancellation at a time.
     changing: Mutex<()>,
+    polls: Mutex<Polls>,
+    /// Whenever something has become of a poll.
+    polls_news: Condvar,
+    /// One change of a poll at a time; never taken while `changing` is waited for.
+    changing_polls: Mutex<()>,
     /// Held as long as the node lives: two nodes on one directory would write one log.
     _lock: File,
 }
@@ -204,15 +219,20 @@ impl Node {
             restarts: AtomicU64::new(0),
             newest_epoch: AtomicU64::new(0),
             halts: AtomicU64::new(0),
+            engine_ids: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             ended: watch::channel(false).0,
             started: Instant::now(),
             changing: Mutex::default(),
+            polls: Mutex::default(),
+            polls_news: Condvar::new(),
+            changing_polls: Mutex::default(),
             _lock: lock,
         });
         for record in kept.jobs.into_values() {
             node.restore(record)?;
         }
+        node.restore_polls(kept.polls)?;
         // Every append is passed on to whichever engine runs at the time.
         let weak = Arc::downgrade(&node);
         node.log.subscribe(Arc::new(move |topic, partition, end| {
@@ -223,6 +243,7 @@ impl Node {
             }
         }));
         node.supervise()?;
+        node.look_after_polls()?;
         Ok(node)
     }
 
@@ -287,6 +308,9 @@ impl Node {
     /// Flushes the sinks and ends the engine. Blocks, at most some seconds.
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::Release);
+        // Whoever looks after the polls has either seen that, or waits by now.
+        drop(lock(&self.polls));
+        self.polls_news.notify_all();
         let link = self.running().as_ref().map(|running| running.link.clone());
         if let Some(link) = &link {
             link.close();
@@ -355,7 +379,8 @@ fn log_options(config: &Config) -> LogOptions {
 
 /// A failure with the place in the log where it happened.
 fn job_failure(job: &Job, error: &str, at: Option<Position>) -> String {
-    match at.and_then(|at| Some((job.inputs.get(at.input())?, at))) {
+    let plan = job.plan();
+    match at.and_then(|at| Some((plan.inputs.get(at.input())?, at))) {
         Some((input, at)) => format!("at {}/{}/{}: {error}", input.topic, at.partition(), at.offset()),
         None => error.to_owned(),
     }

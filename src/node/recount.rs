@@ -1,21 +1,27 @@
 //! The recount: reads the log again and compares.
 
 use crate::node::job::Job;
-use crate::node::{Difference, Node, RecountError, Recounted};
+use crate::node::{Difference, Node, RecountError, Recounted, lock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::recount::Recount;
 use tallyflow_dataflows::results::Group;
 use tallyflow_dataflows::source::{Budget, Source};
+use tallyflow_dataflows::spec::Dataflow;
+use tallyflow_dataflows::spec::polls::PollInForce;
 
 /// How many differences are named.
 const DIFFERENCES_MAX: usize = 100;
 /// What one read of the log hands over.
 const BUDGET: Budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: Offset(u64::MAX) };
+
+/// How long a recount waits for changes of polls, and how often it looks.
+const POLLS_WAIT: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What the job shows, to be compared.
 struct Shown {
@@ -33,9 +39,14 @@ impl Node {
     pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
         let started = Instant::now();
-        let shown = self.shown(&job).ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
         let max = self.config.recount_records_max;
-        let records: u64 = job
+        let plan = job.plan();
+        let (shown, polls) = match plan.spec.dataflow {
+            Dataflow::Tally(_) => (self.shown(&job), Vec::new()),
+            Dataflow::Polls(_) => self.shown_with_polls(&job)?,
+        };
+        let shown = shown.ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
+        let records: u64 = plan
             .inputs
             .iter()
             .zip(&shown.next)
@@ -44,8 +55,8 @@ impl Node {
         if records > max {
             return Err(RecountError::TooLarge { records, max });
         }
-        let mut recount = Recount::new(&job.spec, &BuiltinFormats);
-        for (number, (input, next)) in job.inputs.iter().zip(&shown.next).enumerate() {
+        let mut recount = Recount::with_polls(&plan.spec, &BuiltinFormats, &polls);
+        for (number, (input, next)) in plan.inputs.iter().zip(&shown.next).enumerate() {
             for (start, next) in input.partitions.iter().zip(next) {
                 let waker: tallyflow_dataflows::source::Waker = Arc::new(|| {});
                 let source = self.log.open(&input.topic, start.partition, start.from, waker);
@@ -98,6 +109,32 @@ impl Node {
         differences.truncate(DIFFERENCES_MAX);
         let ms = started.elapsed().as_millis() as u64;
         Ok(Recounted { job: name.to_owned(), epoch: shown.epoch, equal, records: shown.read, ms, differences })
+    }
+
+    /// What a job of polls shows, with the polls that it is by. Waits for changes of polls that are under
+    /// way: what is shown in the midst of one is by versions that are not kept.
+    fn shown_with_polls(&self, job: &Job) -> Result<(Option<Shown>, Vec<PollInForce>), RecountError> {
+        let deadline = Instant::now() + POLLS_WAIT;
+        loop {
+            let settled = || lock(&self.polls).job(job).settled();
+            if let Some(polls) = settled() {
+                let shown = self.shown(job);
+                let subjects = job.read(|results| {
+                    let mut ids: Vec<String> = results.subjects("").into_iter().map(|(id, ..)| id).collect();
+                    ids.sort_unstable();
+                    ids
+                });
+                let mut ids: Vec<String> = polls.iter().map(|poll| poll.poll.id.clone()).collect();
+                ids.sort_unstable();
+                if subjects.is_none_or(|subjects| subjects == ids) && settled().as_ref() == Some(&polls) {
+                    return Ok((shown, polls));
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(RecountError::PollsChange { job: job.name().to_owned() });
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     fn shown(&self, job: &Job) -> Option<Shown> {

@@ -1,6 +1,6 @@
 //! The supervisor: keeps an engine process running, and passes on what it tells.
 
-use crate::node::job::{Job, JobState};
+use crate::node::job::{Job, JobState, Plan};
 use crate::node::link::{Link, next_frame};
 use crate::node::wire::{FromEngine, ToEngine};
 use crate::node::{Node, job_failure};
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::facts::Rejected;
-use tallyflow_dataflows::engine::job::Install;
+use tallyflow_dataflows::engine::job::{Install, InstallInput};
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::source::Source;
+use tallyflow_dataflows::spec::polls::PollInForce;
 use tallyflow_dataflows::update::EngineEvent;
 
 /// The engine that runs now.
@@ -76,7 +77,11 @@ impl Node {
                 }
                 Err(error) => format!("it could not be started: {error}"),
             };
-            *self.running() = None;
+            {
+                let mut running = self.running();
+                *running = None;
+                self.polls_left_alone(&self.jobs());
+            }
             if self.is_stopping() {
                 break;
             }
@@ -106,13 +111,16 @@ impl Node {
         self.pulse.silence_ms.store(0, Ordering::Release);
         tracing::info!(pid = link.pid, workers = self.config.workers, "the engine was started");
         for job in self.jobs().iter().filter(|job| is_live(job.state())) {
-            link.command(install(job, first_epoch, epoch_limit));
+            link.command(install(job, first_epoch, epoch_limit, self.polls_to_install(job)));
+        }
+        for plan in self.jobs().iter().filter_map(|job| job.beside_anew()) {
+            link.command(install_beside(&plan, first_epoch, epoch_limit));
         }
         *running = Some(Running { link: link.clone(), first_epoch, epoch_limit, ready: false });
         Ok((link, from))
     }
 
-    fn on_frame(&self, frame: FromEngine) {
+    fn on_frame(self: &Arc<Self>, frame: FromEngine) {
         match frame {
             FromEngine::Ready => {
                 if let Some(running) = self.running().as_mut() {
@@ -128,21 +136,27 @@ impl Node {
         }
     }
 
-    fn on_event(&self, event: EngineEvent) {
+    fn on_event(self: &Arc<Self>, event: EngineEvent) {
         match event {
-            EngineEvent::Installed { job } => {
-                if let Some(job) = self.job_by_id(job)
+            EngineEvent::Installed { job: id } => {
+                if let Some(job) = self.job_by_id(id)
+                    && job.plan().engine_id == id
                     && job.state() == JobState::Starting
                 {
                     job.set_state(JobState::Running, None);
                 }
             }
-            EngineEvent::Closed { job, mut update } => {
+            EngineEvent::Closed { job: id, mut update } => {
                 self.newest_epoch.fetch_max(update.epoch.0, Ordering::AcqRel);
                 self.keep_epochs_reserved(update.epoch);
-                if let Some(job) = self.job_by_id(job) {
-                    self.keep_dead_letters(&job, std::mem::take(&mut update.rejected));
+                if let Some(job) = self.job_by_id(id) {
+                    let plan = job.plan();
+                    if plan.engine_id != id {
+                        return self.on_beside(&job, id, *update);
+                    }
+                    self.keep_dead_letters(job.name(), &plan, std::mem::take(&mut update.rejected));
                     job.apply(*update);
+                    self.tell_sealed(&job);
                 }
             }
             EngineEvent::Halted { job, halt } => {
@@ -150,14 +164,19 @@ impl Node {
                     job.reached(halt);
                 }
             }
-            EngineEvent::Failed { job, error, at } => {
-                if let Some(job) = self.job_by_id(job).filter(|job| is_live(job.state())) {
+            EngineEvent::Failed { job: id, error, at } => {
+                if let Some(job) = self.job_by_id(id).filter(|job| job.plan().engine_id != id) {
+                    return self.give_up_beside(&job, id, error);
+                }
+                if let Some(job) = self.job_by_id(id).filter(|job| is_live(job.state())) {
                     let error = job_failure(&job, &error, at);
                     tracing::error!(job = job.name(), "the job failed: {error}");
+                    let _running = self.running();
+                    self.polls_left_alone([&job]);
                     job.set_state(JobState::Failed, Some(error));
                 }
             }
-            EngineEvent::Polls { .. } => {}
+            EngineEvent::Polls { job, event } => self.on_poll_event(job, event),
             EngineEvent::Removed { .. } => {}
         }
     }
@@ -176,12 +195,13 @@ impl Node {
         }
     }
 
-    fn keep_dead_letters(&self, job: &Job, rejected: Vec<Rejected>) {
+    /// Keeps letters under the name of a job.
+    pub(super) fn keep_dead_letters(&self, name: &str, plan: &Plan, rejected: Vec<Rejected>) {
         if rejected.is_empty() {
             return;
         }
         let letter = |r: Rejected| DeadLetter {
-            topic: job.inputs[r.position.input()].topic.clone(),
+            topic: plan.inputs[r.position.input()].topic.clone(),
             partition: r.position.partition().0,
             offset: r.position.offset().0,
             timestamp_ms: r.timestamp_ms,
@@ -190,9 +210,9 @@ impl Node {
             reason: r.reason,
         };
         let letters: Vec<_> = rejected.into_iter().map(letter).collect();
-        if let Err(error) = self.dead_letters_store().add(job.name(), &letters) {
+        if let Err(error) = self.dead_letters_store().add(name, &letters) {
             // The records themselves stay in the log.
-            tracing::error!(job = job.name(), "{} dead letters could not be kept: {error}", letters.len());
+            tracing::error!(job = name, "{} dead letters could not be kept: {error}", letters.len());
         }
     }
 
@@ -215,8 +235,13 @@ impl Node {
     /// Where each partition of a job ends now, within the job's own bounds: what a restarted job must
     /// reach before it shows anything.
     pub(super) fn ends(&self, job: &Job) -> anyhow::Result<Vec<Vec<Offset>>> {
+        self.ends_of_inputs(&job.plan().inputs)
+    }
+
+    /// Likewise of inputs.
+    pub(super) fn ends_of_inputs(&self, inputs: &[InstallInput]) -> anyhow::Result<Vec<Vec<Offset>>> {
         let mut ends = Vec::new();
-        for input in &job.inputs {
+        for input in inputs {
             let topic = self.log.topic(&input.topic)?;
             let mut places = Vec::new();
             for start in &input.partitions {
@@ -238,15 +263,31 @@ pub fn is_live(state: JobState) -> bool {
     matches!(state, JobState::Starting | JobState::Running | JobState::Paused | JobState::Recovering)
 }
 
-/// The command that installs a job.
-pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
+/// The command that installs a job, with its polls.
+pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch, polls: Vec<PollInForce>) -> Command {
+    let plan = job.plan();
     Command::Install(Box::new(Install {
-        job: job.id,
-        spec: job.spec.clone(),
-        inputs: job.inputs.clone(),
+        job: plan.engine_id,
+        spec: plan.spec.clone(),
+        inputs: plan.inputs.clone(),
         first_epoch,
         epoch_limit,
         halt: job.halt(),
+        beside: false,
+        polls,
+    }))
+}
+
+/// The command that installs what is to take a job's place.
+pub fn install_beside(plan: &Plan, first_epoch: Epoch, epoch_limit: Epoch) -> Command {
+    Command::Install(Box::new(Install {
+        job: plan.engine_id,
+        spec: plan.spec.clone(),
+        inputs: plan.inputs.clone(),
+        first_epoch,
+        epoch_limit,
+        halt: None,
+        beside: true,
         polls: Vec::new(),
     }))
 }

@@ -32,6 +32,23 @@ pub struct Held {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// Reads a JSON document within its bounds; `what` it describes, as in "a topic".
+pub async fn json(
+    headers: &HeaderMap,
+    body: Body,
+    bounds: &Bounds,
+    what: &str,
+    media_types: &[&str],
+) -> Result<Held, Problem> {
+    let given = headers.get(header::CONTENT_TYPE).map_or(media_types[0], |v| v.to_str().unwrap_or("?"));
+    let name = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !media_types.contains(&name.as_str()) {
+        let detail = format!("{what} is described in {}, not {given:?}", media_types.join(" or "));
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    read(headers, body, bounds).await
+}
+
 /// Reads a body within its bounds. A body that goes beyond is never held.
 pub async fn read(headers: &HeaderMap, body: Body, bounds: &Bounds) -> Result<Held, Problem> {
     let told = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());

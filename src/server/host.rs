@@ -2,6 +2,7 @@
 //! against jobs whose results the test writes.
 
 use crate::node::job::Job;
+use crate::node::polls::{PollError, PollView};
 use crate::node::{
     CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, is_internal,
 };
@@ -33,6 +34,17 @@ pub trait Host: Send + Sync + 'static {
         after: Option<(String, u32, u64)>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, JobError>;
+    /// Polls by id, those of a job where one is named, from after an id, at most so many.
+    fn polls(&self, job: Option<&str>, after: Option<&str>, limit: usize) -> Vec<PollView>;
+    fn poll(&self, id: &str) -> Result<PollView, PollError>;
+    /// Blocks for a durable write, and for the engine where the poll opens now or later.
+    fn create_poll(&self, definition: &str) -> Result<PollView, PollError>;
+    /// Blocks for a durable write.
+    fn change_poll(&self, id: &str, change: &str) -> Result<PollView, PollError>;
+    /// Blocks for a durable write.
+    fn close_poll(&self, id: &str) -> Result<PollView, PollError>;
+    /// Blocks for a durable write.
+    fn delete_poll(&self, id: &str) -> Result<(), PollError>;
     fn cluster(&self) -> ClusterStatus;
     /// Whether the engine runs and every job that should run does.
     fn ready(&self) -> Result<(), String>;
@@ -77,6 +89,24 @@ impl Host for Node {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, JobError> {
         self.dead_letters(name, after, limit)
+    }
+    fn polls(&self, job: Option<&str>, after: Option<&str>, limit: usize) -> Vec<PollView> {
+        self.polls(job, after, limit)
+    }
+    fn poll(&self, id: &str) -> Result<PollView, PollError> {
+        self.poll(id)
+    }
+    fn create_poll(&self, definition: &str) -> Result<PollView, PollError> {
+        self.create_poll(definition)
+    }
+    fn change_poll(&self, id: &str, change: &str) -> Result<PollView, PollError> {
+        self.change_poll(id, change)
+    }
+    fn close_poll(&self, id: &str) -> Result<PollView, PollError> {
+        self.close_poll(id)
+    }
+    fn delete_poll(&self, id: &str) -> Result<(), PollError> {
+        self.delete_poll(id)
     }
     fn cluster(&self) -> ClusterStatus {
         self.cluster()

@@ -257,8 +257,9 @@ async fn recount(State(shared): State<Arc<Shared>>, Name(name): Name, query: Que
 async fn graph(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
     let job = shared.host.job(&name)?;
-    if job.graph.operators.is_empty() && job.state() == JobState::Starting {
+    let plan = job.plan();
+    if plan.graph.operators.is_empty() && job.state() == JobState::Starting {
         return Err(Problem::not_yet(format!("the dataflow of job {name:?} is still being built")));
     }
-    Ok(Json(&job.graph).into_response())
+    Ok(Json(&plan.graph).into_response())
 }

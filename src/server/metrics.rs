@@ -44,6 +44,7 @@ impl Method {
             "GET" => "GET",
             "HEAD" => "HEAD",
             "POST" => "POST",
+            "PATCH" => "PATCH",
             "DELETE" => "DELETE",
             _ => "other",
         })

@@ -17,12 +17,16 @@ mod input;
 mod jobs;
 mod looks;
 mod metrics;
+mod polls;
 mod problem;
 mod records;
 mod service;
 mod tallies;
 mod topics;
+mod votes;
 
+#[cfg(test)]
+mod poll_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -134,6 +138,7 @@ pub async fn run(
         (name = "jobs", description = "Submitting, looking after and ending jobs"),
         (name = "results", description = "What jobs come to, and what became of records"),
         (name = "events", description = "Live results as Server-Sent Events"),
+        (name = "polls", description = "Polls: making, changing, closing them, and voting"),
         (name = "topics", description = "The embedded log"),
         (name = "server", description = "The server itself"),
     ),
@@ -147,6 +152,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .merge(tallies::routes())
         .merge(looks::routes())
         .merge(events::routes::routes())
+        .merge(polls::routes())
         .merge(topics::routes())
         .merge(service::routes());
     let (routes, api) = routes.split_for_parts();

@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 problem documents: the only form in which this server says that something
 //! went wrong.
 
+use crate::node::polls::PollError;
 use crate::node::{JobError, RecountError, SubmitError};
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -33,7 +34,7 @@ pub struct Problem {
     status: StatusCode,
     /// What went wrong and what to do about it.
     detail: String,
-    /// Every fault of a job file, with its place.
+    /// Every fault of a job file or of a poll's definition, with its place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<Fault>,
     #[serde(skip)]
@@ -83,7 +84,7 @@ impl Problem {
         self
     }
 
-    /// With the faults of a job file.
+    /// With the faults of a job file or a definition.
     pub fn with_faults(mut self, faults: Vec<Fault>) -> Self {
         self.faults = faults;
         self
@@ -118,7 +119,7 @@ impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         let detail = error.to_string();
         match error {
-            SubmitError::Taken(_) => Problem::new(StatusCode::CONFLICT, detail),
+            SubmitError::Taken(_) | SubmitError::InTheWay(_) => Problem::new(StatusCode::CONFLICT, detail),
             SubmitError::Faults(faults) => Problem::refused(detail).with_faults(faults),
             SubmitError::Log(error) => error.into(),
             SubmitError::Failed(_) => Problem::internal(detail),
@@ -138,12 +139,33 @@ impl From<JobError> for Problem {
     }
 }
 
+impl From<PollError> for Problem {
+    fn from(error: PollError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PollError::Unknown(_) | PollError::Deleted(_) => Problem::unknown(detail),
+            PollError::Faults(faults) => Problem::refused(detail).with_faults(faults),
+            PollError::Taken(_)
+            | PollError::NoJob
+            | PollError::JobEnded(_)
+            | PollError::TooMany { .. }
+            | PollError::Closed { .. }
+            | PollError::NotOpen { .. }
+            | PollError::Gone { .. } => Problem::new(StatusCode::CONFLICT, detail),
+            PollError::NoAnswer => Problem::not_yet(detail),
+            PollError::Log(error) => error.into(),
+            PollError::Source(error) => error.into(),
+            PollError::Failed(_) => Problem::internal(detail),
+        }
+    }
+}
+
 impl From<RecountError> for Problem {
     fn from(error: RecountError) -> Self {
         let detail = error.to_string();
         match error {
             RecountError::Job(error) => error.into(),
-            RecountError::Nothing { .. } => Problem::not_yet(detail),
+            RecountError::Nothing { .. } | RecountError::PollsChange { .. } => Problem::not_yet(detail),
             RecountError::TooLarge { .. } => Problem::refused(detail),
             RecountError::Failed(_) => Problem::internal(detail),
         }

@@ -1,9 +1,10 @@
 //! A node whose jobs' results a test writes, over a real log.
 
 use crate::node::job::{Job, JobState};
+use crate::node::polls::{PollError, PollState, PollView, polls_job};
 use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError};
 use crate::server::host::Host;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_connectors::dead_letters::DeadLetter;
@@ -13,12 +14,16 @@ use tallyflow_dataflows::engine::facts::{ClaimChanges, RecordChanges};
 use tallyflow_dataflows::engine::job::{InstallInput, Start};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::number::Decimal;
+use tallyflow_dataflows::spec::definition::{Around, PollsJob, changed_poll, new_poll};
+use tallyflow_dataflows::spec::polls::{PollInForce, PollsSpec};
 use tallyflow_dataflows::spec::{Aggregate, Bound, Dataflow, EntrySpec, Fault, InputSpec, JobSpec, Keep, TallySpec};
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId, ReadTo};
 use tempfile::TempDir;
 
 pub struct TestHost {
     pub jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    pub polls: Mutex<BTreeMap<String, PollView>>,
+    deleted: Mutex<BTreeSet<String>>,
     pub letters: Mutex<Vec<DeadLetter>>,
     log: Arc<EmbeddedLog>,
     _dir: TempDir,
@@ -29,14 +34,46 @@ impl TestHost {
         let dir = TempDir::new().unwrap();
         let options = LogOptions { record_bytes_max: 1_000, ..LogOptions::default() };
         let log = Arc::new(EmbeddedLog::open(dir.path(), options).unwrap());
-        Arc::new(TestHost { jobs: Mutex::default(), letters: Mutex::default(), log, _dir: dir })
+        Arc::new(TestHost {
+            jobs: Mutex::default(),
+            polls: Mutex::default(),
+            deleted: Mutex::default(),
+            letters: Mutex::default(),
+            log,
+            _dir: dir,
+        })
     }
 
     /// A running job, in place of any other of the name.
     pub fn add(&self, name: &str) -> Arc<Job> {
-        let job = job(name);
+        self.run(job(name))
+    }
+
+    /// A running job of polls over inputs of these formats.
+    pub fn add_polls(&self, name: &str, formats: &[&str]) -> Arc<Job> {
+        let input = |format: &&str| InputSpec {
+            topic: format!("{format}s"),
+            format: format.to_string(),
+            from: Bound::Beginning,
+            until: None,
+        };
+        let inputs: Vec<InputSpec> = formats.iter().map(input).collect();
+        let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
+        let resolved = |input: &InputSpec| InstallInput {
+            topic: input.topic.clone(),
+            partitions: vec![start],
+            from_ms: None,
+            until_ms: None,
+        };
+        let resolved = inputs.iter().map(resolved).collect();
+        let dataflow = Dataflow::Polls(PollsSpec::default());
+        let spec = JobSpec { name: name.into(), dataflow, inputs, sinks: Vec::new() };
+        self.run(Arc::new(Job::new(JobId(2), spec, resolved, 0, Graph::default(), 1)))
+    }
+
+    fn run(&self, job: Arc<Job>) -> Arc<Job> {
         job.set_state(JobState::Running, None);
-        let before = self.jobs.lock().unwrap().insert(name.to_owned(), job.clone());
+        let before = self.jobs.lock().unwrap().insert(job.name().to_owned(), job.clone());
         if let Some(before) = before {
             before.replace();
         }
@@ -171,6 +208,69 @@ impl Host for TestHost {
         let letters = self.letters.lock().unwrap();
         let is_new = |l: &&DeadLetter| after.as_ref().is_none_or(|(_, _, offset)| l.offset > *offset);
         Ok(letters.iter().filter(is_new).take(limit).cloned().collect())
+    }
+    fn polls(&self, job: Option<&str>, after: Option<&str>, limit: usize) -> Vec<PollView> {
+        let polls = self.polls.lock().unwrap();
+        let wanted = polls.iter().filter(|(id, view)| {
+            after.is_none_or(|after| id.as_str() > after) && job.is_none_or(|job| view.job.name() == job)
+        });
+        wanted.map(|(_, view)| view.clone()).take(limit).collect()
+    }
+    fn poll(&self, id: &str) -> Result<PollView, PollError> {
+        self.polls.lock().unwrap().get(id).cloned().ok_or_else(|| match self.deleted.lock().unwrap().contains(id) {
+            true => PollError::Deleted(id.to_owned()),
+            false => PollError::Unknown(id.to_owned()),
+        })
+    }
+    fn create_poll(&self, definition: &str) -> Result<PollView, PollError> {
+        let jobs = self.jobs();
+        let known: Vec<PollsJob<'_>> = jobs.iter().filter_map(|job| polls_job(job)).collect();
+        if known.is_empty() {
+            return Err(PollError::NoJob);
+        }
+        let now_ns = jiff::Timestamp::now().as_millisecond() * 1_000_000;
+        let is_taken = |id: &str| self.polls.lock().unwrap().contains_key(id);
+        let around = Around { jobs: &known, is_taken: &is_taken, now_ns };
+        let (name, poll) = new_poll(definition, &around).map_err(PollError::Faults)?;
+        if is_taken(&poll.id) {
+            return Err(PollError::Taken(poll.id));
+        }
+        let view = PollView {
+            job: self.job(&name).unwrap(),
+            state: if poll.opens_ns < now_ns { PollState::Filling } else { PollState::Open },
+            shown: (poll.opens_ns >= now_ns).then_some(1),
+            in_force: PollInForce { poll, version: 1, from: vec![vec![Offset(7)], vec![Offset(0)]] },
+            refill: None,
+            made_ms: 0,
+            changed_ms: 0,
+        };
+        self.polls.lock().unwrap().insert(view.in_force.poll.id.clone(), view.clone());
+        Ok(view)
+    }
+    fn change_poll(&self, id: &str, change: &str) -> Result<PollView, PollError> {
+        let mut view = self.poll(id)?;
+        let job = view.job.clone();
+        view.in_force.poll =
+            changed_poll(change, &view.in_force.poll, &polls_job(&job).unwrap()).map_err(PollError::Faults)?;
+        view.in_force.version += 1;
+        self.polls.lock().unwrap().insert(id.to_owned(), view.clone());
+        Ok(view)
+    }
+    fn close_poll(&self, id: &str) -> Result<PollView, PollError> {
+        let mut view = self.poll(id)?;
+        if view.state == PollState::Closed {
+            return Err(PollError::Closed { id: id.to_owned(), at: "then".to_owned() });
+        }
+        view.in_force.poll.closes_ns = Some(view.in_force.poll.opens_ns + 1);
+        view.state = PollState::Closed;
+        self.polls.lock().unwrap().insert(id.to_owned(), view.clone());
+        Ok(view)
+    }
+    fn delete_poll(&self, id: &str) -> Result<(), PollError> {
+        self.poll(id)?;
+        self.polls.lock().unwrap().remove(id);
+        self.deleted.lock().unwrap().insert(id.to_owned());
+        Ok(())
     }
     fn cluster(&self) -> ClusterStatus {
         ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }

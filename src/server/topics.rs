@@ -149,13 +149,8 @@ async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     query.end()?;
-    let media_type = headers.get(header::CONTENT_TYPE).map_or("application/json", |v| v.to_str().unwrap_or("?"));
-    if !media_type.trim_start().to_ascii_lowercase().starts_with("application/json") {
-        let detail = format!("a topic is described in application/json, not {media_type:?}");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
     let bounds = Bounds { bytes_max: TOPIC_BYTES_MAX, line_bytes_max: None, inflight: shared.inflight.clone() };
-    let held = body::read(&headers, body, &bounds).await?;
+    let held = body::json(&headers, body, &bounds, "a topic", &["application/json"]).await?;
     let new: NewTopic = match serde_json::from_slice(&held.bytes) {
         Ok(new) => new,
         Err(error) if error.is_data() => return Err(Problem::refused(format!("the topic: {error}"))),

@@ -178,6 +178,25 @@ fn timestamps_never_fall_even_if_the_clock_does() {
 }
 
 #[test]
+fn timestamps_never_fall_from_one_topic_to_another_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let now_ms = Arc::new(AtomicI64::new(5000));
+    let log = open_at(dir.path(), &now_ms);
+    for topic in ["a", "b", "c"] {
+        log.create_topic(topic, 1, TopicConfig::default()).unwrap();
+    }
+    append(&log, "a", &["0"]);
+    now_ms.store(3000, Ordering::Relaxed);
+    append(&log, "b", &["0"]);
+    drop(log);
+    let log = open_at(dir.path(), &now_ms);
+    append(&log, "c", &["0"]);
+    for topic in ["b", "c"] {
+        assert_eq!(read_all(&log, topic, P0)[0].timestamp_ms, 5000, "{topic}");
+    }
+}
+
+#[test]
 fn a_damaged_batch_is_reported_with_its_offset() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());

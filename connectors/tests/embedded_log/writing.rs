@@ -89,6 +89,18 @@ fn an_idempotency_key_appends_once_also_across_a_restart() {
 }
 
 #[test]
+fn an_idempotency_key_may_go_by_what_was_said_rather_than_by_the_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.create_topic("t", 1, TopicConfig::default()).unwrap();
+    let first = log.append_once("t", &[keyed("a", "said at noon")], "k", b"said").unwrap();
+    assert_eq!(log.append_once("t", &[keyed("a", "said at one")], "k", b"said").unwrap(), first);
+    let other = log.append_once("t", &[keyed("a", "said at noon")], "k", b"something else");
+    assert_eq!(other, Err(ProduceError::KeyReused { key: "k".into() }));
+    assert_eq!(start_of(&log, "t").1, Offset(1));
+}
+
+#[test]
 fn an_idempotency_key_is_forgotten_after_a_day() {
     let dir = tempfile::tempdir().unwrap();
     let now_ms = Arc::new(AtomicI64::new(0));

@@ -42,6 +42,14 @@ impl EpochClock {
         self.current.load(Ordering::Acquire)
     }
 
+    /// Goes on from `at_least` if that is further on.
+    pub fn raise(&self, at_least: Epoch) {
+        let _state = self.lock();
+        self.current.fetch_max(at_least.0, Ordering::AcqRel);
+        drop(_state);
+        self.wake_all();
+    }
+
     /// More epochs were reserved.
     pub fn raise_limit(&self, limit: Epoch) {
         self.limit.fetch_max(limit.0, Ordering::AcqRel);

@@ -337,8 +337,16 @@ mod tests {
         let job =
             JobSpec { name: "job".into(), dataflow: Dataflow::Tally(spec.clone()), inputs: vec![], sinks: vec![] };
         let (id, first_epoch, epoch_limit) = (crate::update::JobId(1), Epoch(1), Epoch(9));
-        let install =
-            Install { job: id, spec: job, inputs: vec![], first_epoch, epoch_limit, halt: None, polls: vec![] };
+        let install = Install {
+            job: id,
+            spec: job,
+            inputs: vec![],
+            first_epoch,
+            epoch_limit,
+            halt: None,
+            beside: false,
+            polls: vec![],
+        };
         let (send, events) = mpsc::channel();
         let send = Mutex::new(send);
         let outbox = Outbox::new(Arc::new(move |event| send.lock().unwrap().send(event).unwrap()), Arc::default());

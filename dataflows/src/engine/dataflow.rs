@@ -213,11 +213,12 @@ fn ingest<'scope>(
                 halting = halt.as_ref().map(|halt| halt.number);
             }
             if held_back {
-                if reader.has_more() {
+                let refills = book.as_deref().is_some_and(|book| book.refill().is_some());
+                if reader.has_more() || refills {
                     activator.activate_after(HOLD);
                 }
             } else {
-                match reader.read(&mut output, book.as_deref()) {
+                match reader.read(&mut output, book.as_deref(), job.is_beside()) {
                     Ok(true) => unfinished = Some(epoch),
                     Ok(false) => {}
                     Err(failure) => return job.fail(failure),

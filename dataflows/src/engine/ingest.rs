@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// What one turn of the source may read before other operators get theirs.
 const BUDGET: Budget = Budget { records_max: 8_192, bytes_max: 2 << 20, until: Offset(u64::MAX) };
 
+/// Likewise of what must not keep others waiting: less than a millisecond's work.
+pub const BUDGET_BESIDE: Budget = Budget { records_max: 512, bytes_max: 256 << 10, until: Offset(u64::MAX) };
+
 /// How long a partition that can't be read is left alone, and after how long the job gives up.
 const TROUBLE_PAUSE: Duration = Duration::from_millis(200);
 const TROUBLE_MAX: Duration = Duration::from_secs(60);
@@ -140,8 +143,8 @@ impl Ingest {
     }
 
     /// Reads up to a budget into `output`; a `polls` job by its polls. Answers whether anything was read.
-    pub fn read(&mut self, output: &mut Output, book: Option<&Book>) -> Result<bool, Failure> {
-        let mut budget = BUDGET;
+    pub fn read(&mut self, output: &mut Output, book: Option<&Book>, beside: bool) -> Result<bool, Failure> {
+        let mut budget = if beside { BUDGET_BESIDE } else { BUDGET };
         let mut any = false;
         for _ in 0..self.partitions.len() {
             self.turn = (self.turn + 1) % self.partitions.len();

@@ -27,6 +27,9 @@ pub struct Install {
     pub epoch_limit: Epoch,
     /// Reads only so far at first.
     pub halt: Option<Halt>,
+    /// Reads in small pieces, so that other jobs keep their latency: a job that is to take the place of
+    /// one that runs.
+    pub beside: bool,
     /// Of a `polls` job, its polls as they are in force. All of their past is read anew.
     pub polls: Vec<PollInForce>,
 }
@@ -67,6 +70,8 @@ pub struct Job {
     pub formats: Arc<dyn Formats>,
     pub hash_key: HashKey,
     pub outbox: Outbox,
+    /// Whether it reads in small pieces; see [`Install::beside`].
+    beside: AtomicBool,
     /// Of a `polls` job, its polls.
     book: Option<RwLock<Book>>,
     /// Set by whoever fails first; nothing is read or told after it.
@@ -89,11 +94,23 @@ impl Job {
             formats,
             hash_key,
             outbox,
+            beside: AtomicBool::new(install.beside),
             book,
             failed: AtomicBool::new(false),
             built: AtomicUsize::new(0),
             taken_down: AtomicUsize::new(0),
         }
+    }
+
+    /// Whether it is to read in small pieces.
+    pub fn is_beside(&self) -> bool {
+        self.beside.load(Ordering::Acquire)
+    }
+
+    /// It takes the place of another job: it reads as it can, and its epochs go on from `at_least`.
+    pub fn step_forward(&self, at_least: Epoch) {
+        self.beside.store(false, Ordering::Release);
+        self.clock.raise(at_least);
     }
 
     /// The polls of a `polls` job, to be read.

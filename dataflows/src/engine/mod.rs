@@ -44,6 +44,9 @@ pub enum Command {
     Halt { job: JobId, halt: Halt },
     /// Lets the job read on.
     Resume(JobId),
+    /// A job that was installed beside another takes its place: its epochs go on from `at_least`, and it
+    /// reads as it can.
+    StepForward { job: JobId, at_least: Epoch },
     /// Changes the definitions of a `polls` job.
     Polls { job: JobId, change: PollChange },
     /// Epochs below this are reserved now.

@@ -6,7 +6,7 @@
 
 use crate::claim::Position;
 use crate::engine::facts::{Fact, NewestRing};
-use crate::engine::ingest::{Output, Partition};
+use crate::engine::ingest::{BUDGET_BESIDE, Output, Partition};
 use crate::engine::input::{Input, Reading};
 use crate::ids::Offset;
 use crate::jobs::polls::book::{Book, RefillPlan};
@@ -14,8 +14,6 @@ use crate::source::{Budget, PartitionSource, Source, SourceError, Waker};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A piece: as much as delays the live job by less than a millisecond.
-const BUDGET: Budget = Budget { records_max: 512, bytes_max: 256 << 10, until: Offset(u64::MAX) };
 /// How often progress is told.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// How long a partition that can't be read is left alone, and after how long the refill gives up.
@@ -134,7 +132,7 @@ impl Part {
             return Ok(0);
         }
         let before = self.next;
-        let polled = self.reader.poll(Budget { until: self.cut, ..BUDGET }, &mut |record| {
+        let polled = self.reader.poll(Budget { until: self.cut, ..BUDGET_BESIDE }, &mut |record| {
             if partition.from_ms.is_some_and(|from| record.timestamp_ms < from) {
                 return;
             }

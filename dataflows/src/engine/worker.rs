@@ -81,6 +81,11 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
                 job.control.halt(None);
             }
         }
+        Command::StepForward { job, at_least } => {
+            if let Some(job) = installed.get(&job) {
+                job.job.step_forward(at_least);
+            }
+        }
         Command::Polls { job, change } => {
             if let Some(installed) = installed.get_mut(&job) {
                 installed.poll_changes += 1;

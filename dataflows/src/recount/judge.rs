@@ -5,7 +5,7 @@ use crate::filter::Filter;
 use crate::number::Decimal;
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
-use crate::spec::{Aggregate, Dataflow, FAN_OUT_MAX, JobSpec, Keep};
+use crate::spec::{Aggregate, FAN_OUT_MAX, JobSpec, Keep, TallySpec};
 use crate::time::parse_time;
 use std::collections::BTreeSet;
 
@@ -98,9 +98,9 @@ struct Input {
 }
 
 /// A slot and what a rejection calls it.
-struct Named {
-    slot: usize,
-    name: String,
+pub(super) struct Named {
+    pub slot: usize,
+    pub name: String,
 }
 
 /// What one entry of an event comes to.
@@ -113,8 +113,7 @@ enum Groups {
 }
 
 impl Judge {
-    pub fn new(job: &JobSpec, formats: &dyn Formats) -> Judge {
-        let Dataflow::Tally(tally) = &job.dataflow else { todo!("polls") };
+    pub fn new(job: &JobSpec, tally: &TallySpec, formats: &dyn Formats) -> Judge {
         let keeping = job.keeping(formats);
         let filter = tally.filter.as_deref().map(Filter::compile);
         let inputs = job.inputs.iter().zip(&keeping.entities).map(|(input, entity)| {
@@ -258,7 +257,7 @@ impl Judge {
 }
 
 /// What a slot holds; nothing and null are both missing.
-fn present<'e, 'a>(event: &'e Event<'a>, named: &Named) -> Result<&'e Value<'a>, String> {
+pub(super) fn present<'e, 'a>(event: &'e Event<'a>, named: &Named) -> Result<&'e Value<'a>, String> {
     match event.slots.get(named.slot) {
         Some(Some(value)) if *value != Value::Null => Ok(value),
         _ => Err(format!("{} is missing", named.name)),
@@ -266,7 +265,7 @@ fn present<'e, 'a>(event: &'e Event<'a>, named: &Named) -> Result<&'e Value<'a>,
 }
 
 /// A text as it is, a number as it is written, true or false; `None` for the rest.
-fn scalar(value: &Value<'_>) -> Option<String> {
+pub(super) fn scalar(value: &Value<'_>) -> Option<String> {
     match value {
         Value::Text(text) | Value::Number(text) => Some(text.to_string()),
         Value::Bool(b) => Some(b.to_string()),
@@ -284,7 +283,7 @@ fn typed(value: &Value<'_>) -> Option<String> {
     scalar(value).map(|text| format!("{letter}{text}"))
 }
 
-fn no_scalar(named: &Named) -> String {
+pub(super) fn no_scalar(named: &Named) -> String {
     format!("{} is an array or an object", named.name)
 }
 

@@ -4,6 +4,8 @@
 //! record -> decoder -> judge (rejected, irrelevant, or a claim) -> keep rule -> lines
 //! ```
 //!
+//! The polls of a `polls` job are recounted in [`polls`], from the definitions in force.
+//!
 //! It shares the decoders, the reading of numbers and times and the evaluation of `where` with the
 //! engine, and nothing else: no dataflow, no hashes, no incremental state. It is written to be read
 //! beside the rules, not to be quick; everything stands in ordinary maps of strings. The answer
@@ -47,29 +49,26 @@
 
 mod judge;
 mod lines;
+mod polls;
+mod tally;
 #[cfg(test)]
 mod tests;
 
-use crate::decode::{Event, Formats};
+use crate::decode::Formats;
 use crate::number::Decimal;
 use crate::record::RecordRef;
-use crate::spec::{Dataflow, JobSpec, Keep};
-use judge::{Claim, Judge, Judgement, Key, Order};
-use lines::Lines;
-use std::collections::{BTreeMap, HashMap};
+use crate::spec::polls::PollInForce;
+use crate::spec::{Dataflow, JobSpec};
+use polls::PollsRecount;
+use std::collections::BTreeMap;
+use tally::TallyRecount;
 
 /// A recount under way.
-pub struct Recount {
-    judge: Judge,
-    keep: Keep,
-    lines: Lines,
-    /// By entity, the claims that stand so far, each by what tells it from a duplicate. Under `last`
-    /// and `first` there is one.
-    standing: HashMap<Vec<String>, HashMap<Key, Claim>>,
-    /// By message, the newest version that concerns no line, or its deletion: older ones do not stand.
-    replaced: HashMap<Vec<String>, Order>,
-    subjects: BTreeMap<String, SubjectCounts>,
-    result: Counts,
+pub struct Recount(Kind);
+
+enum Kind {
+    Tally(Box<TallyRecount>),
+    Polls(PollsRecount),
 }
 
 #[derive(Default)]
@@ -132,97 +131,33 @@ pub enum RecountError {
 }
 
 impl Recount {
-    /// A recount of nothing yet. `formats` must hold the job's formats.
+    /// A recount of nothing yet. `formats` must hold the job's formats. A `polls` job has no polls.
     pub fn new(job: &JobSpec, formats: &dyn Formats) -> Recount {
-        let Dataflow::Tally(tally) = &job.dataflow else { todo!("polls") };
-        Recount {
-            judge: Judge::new(job, formats),
-            keep: job.keeping(formats).keep,
-            lines: Lines::new(tally.aggregates.clone()),
-            standing: HashMap::new(),
-            replaced: HashMap::new(),
-            subjects: BTreeMap::new(),
-            result: Counts::default(),
-        }
+        Recount::with_polls(job, formats, &[])
+    }
+
+    /// As [`Recount::new`], with the polls of a `polls` job that are in force, no two of one id.
+    pub fn with_polls(job: &JobSpec, formats: &dyn Formats, polls: &[PollInForce]) -> Recount {
+        Recount(match &job.dataflow {
+            Dataflow::Tally(tally) => Kind::Tally(Box::new(TallyRecount::new(job, tally, formats))),
+            Dataflow::Polls(spec) => Kind::Polls(PollsRecount::new(job, spec, formats, polls)),
+        })
     }
 
     /// Adds a record of the input with that place in the job file. Each record is added once; their
     /// order is of no account. A record outside the input's bounds is not to be added.
     pub fn record(&mut self, input: usize, record: &RecordRef<'_>) -> Verdict {
-        self.result.read += 1;
-        let mut event = Event::default();
-        match self.judge.judge(input, record, &mut event) {
-            Judgement::Rejected(reason) => {
-                self.result.rejected += 1;
-                Verdict::Rejected(reason)
-            }
-            Judgement::Irrelevant => {
-                self.result.irrelevant += 1;
-                Verdict::Irrelevant
-            }
-            Judgement::Replaces { entity, order } => {
-                self.result.irrelevant += 1;
-                let newest = self.replaced.entry(entity).or_insert(order);
-                *newest = order.max(*newest);
-                Verdict::Irrelevant
-            }
-            Judgement::Claim(claim) => {
-                self.result.matched += 1;
-                self.subjects.entry(claim.subject.clone()).or_default().claims += 1;
-                self.claim(claim);
-                Verdict::Matched
-            }
-        }
-    }
-
-    fn claim(&mut self, claim: Claim) {
-        if self.keep == Keep::All {
-            // Nothing takes it back: it need not be remembered.
-            self.subjects.entry(claim.subject.clone()).or_default().counted += 1;
-            return self.lines.add(&claim);
-        }
-        let standing = self.standing.entry(claim.entity.clone()).or_default();
-        // Under `last` and `first` all claims of an entity contend for one place; under `first-n` only
-        // those that are one another's duplicates do.
-        let key = if matches!(self.keep, Keep::FirstN(_)) { claim.key() } else { Key::Entity };
-        let stays = standing.get(&key).is_some_and(|before| match self.keep {
-            Keep::Last => before.order > claim.order,
-            _ => before.order < claim.order,
-        });
-        if !stays {
-            standing.insert(key, claim);
-        }
-        if let Keep::FirstN(n) = self.keep
-            && standing.len() > n as usize
-            && let Some(greatest) = standing.iter().max_by_key(|(_, claim)| claim.order).map(|(key, _)| key.clone())
-        {
-            standing.remove(&greatest);
+        match &mut self.0 {
+            Kind::Tally(tally) => tally.record(input, record),
+            Kind::Polls(polls) => polls.record(input, record),
         }
     }
 
     /// The tallies of all records added.
-    pub fn finish(mut self) -> Result<RecountResult, RecountError> {
-        for claim in self.standing.values().flat_map(HashMap::values) {
-            if self.replaced.get(&claim.entity).is_some_and(|newest| *newest > claim.order) {
-                continue;
-            }
-            self.subjects.entry(claim.subject.clone()).or_default().counted += 1;
-            self.lines.add(claim);
+    pub fn finish(self) -> Result<RecountResult, RecountError> {
+        match self.0 {
+            Kind::Tally(tally) => tally.finish(),
+            Kind::Polls(polls) => Ok(polls.finish()),
         }
-        let (lines, totals) = self.lines.finish()?;
-        let counted = self.subjects.values().map(|s| s.counted).sum();
-        Ok(RecountResult {
-            lines,
-            totals,
-            subjects: self.subjects,
-            read: self.result.read,
-            rejected: self.result.rejected,
-            irrelevant: self.result.irrelevant,
-            matched: self.result.matched,
-            // In a `tally` job a matched record makes one claim.
-            claims: self.result.matched,
-            counted,
-            rest: self.result.matched - counted,
-        })
     }
 }

@@ -1,7 +1,7 @@
 //! Each rule by hand: a few records, and what must come out.
 
 use super::*;
-use crate::decode::{Decoded, Decoder, FormatInfo, Needs, Reject, Value};
+use crate::decode::{Decoded, Decoder, Event, FormatInfo, Needs, Reject, Value};
 use crate::ids::{Offset, PartitionId};
 use crate::spec::{JobFile, Surroundings};
 use proptest::prelude::*;

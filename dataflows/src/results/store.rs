@@ -337,6 +337,14 @@ impl JobResults {
         self.remember(recent);
     }
 
+    /// Shows another number of lines of each subject. Readers of deltas begin with a snapshot again.
+    pub fn set_top(&mut self, top: Option<usize>) {
+        self.shape.top = top;
+        self.recent.clear();
+        self.recent_lines = 0;
+        self.known_since = Epoch(self.epoch.0 + 1);
+    }
+
     /// All there is as one update, to be kept and applied to new results of the same shape.
     pub fn as_update(&self) -> EpochUpdate {
         let subject_id: HashMap<u32, u64> = self.subject_index.iter().map(|(id, index)| (*index, *id)).collect();

@@ -1,11 +1,11 @@
-//! What is wrong with a job file, all of it at once.
+//! What is wrong with a job file or a poll's definition, all of it at once.
 
 use serde::{Deserialize, Serialize};
 
 /// How many faults are told at most; the last then says that there are more.
 const FAULTS_MAX: usize = 100;
 
-/// One thing that is wrong with a job file, and where.
+/// One thing that is wrong with a job file or a poll's definition, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Fault {

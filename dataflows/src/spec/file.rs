@@ -1,10 +1,11 @@
 //! The job file: what a person writes, and how it becomes a [`JobSpec`].
 
 use super::fault::{Fault, Faults, instead, shown};
+use super::polls::PollsSpec;
 use super::section::{Field, Section};
-use super::tree::{self, Kind, Node};
-use super::{Bound, Dataflow, InputSpec, JobSpec, SinkSpec, tally};
-use crate::decode::Formats;
+use super::tree::{self, Kind, Node, Nulls};
+use super::{Bound, Dataflow, InputSpec, JobSpec, SinkSpec, tally, terms};
+use crate::decode::{FormatInfo, Formats};
 use crate::ids::{Offset, PartitionId};
 use crate::time::parse_time_text;
 use std::collections::BTreeMap;
@@ -15,9 +16,11 @@ pub const JOB_FILE_BYTES_MAX: usize = 256 * 1024;
 const INPUTS_MAX: usize = 16;
 const SINKS_MAX: usize = 16;
 const PATH_BYTES_MAX: usize = 4 * 1024;
+/// The format of votes.
+pub const VOTE: &str = "vote";
 const NAME_CHARS_MAX: usize = 64;
 
-const DATAFLOWS: [&str; 1] = ["tally"];
+const DATAFLOWS: [&str; 2] = ["tally", "polls"];
 
 /// What a job file is checked against.
 pub struct Surroundings<'a> {
@@ -40,7 +43,7 @@ impl JobFile {
 
     /// Reads and checks a job file in JSON: the same keys; a null is as if the key were not there.
     pub fn parse_json(text: &str, around: &Surroundings<'_>) -> Result<JobSpec, Vec<Fault>> {
-        parse(text, around, tree::from_json)
+        parse(text, around, |text, faults| tree::from_json(text, Nulls::LeftOut, faults))
     }
 }
 
@@ -69,27 +72,35 @@ fn parse(
 }
 
 fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<JobSpec> {
-    let root = Section::open("", node, &["name", "dataflow", "input", "tally", "sink"], faults)?;
+    let root = Section::open("", node, &["name", "dataflow", "input", "tally", "polls", "sink"], faults)?;
     let name = root.need("name", "give the job a name, like name = \"revenue\"", faults).and_then(|f| name(&f, faults));
-    let remedy = "say what the job computes: dataflow = \"tally\"";
+    let remedy = "say what the job computes: dataflow = \"tally\" or \"polls\"";
     let dataflow = root.need("dataflow", remedy, faults).and_then(|f| f.one_of("dataflow", &DATAFLOWS, faults));
+    let wanted = (dataflow == Some("polls")).then_some("messages or votes");
     let inputs = root
         .need("input", "name what is read in an [[input]] with topic and format", faults)
-        .and_then(|f| each(&f, "[[input]]", INPUTS_MAX, faults, |f, faults| input(f, around, faults)));
-    let tally = match root.get("tally") {
-        Some(field) => {
-            // Whether the inputs are messages is judged only where all their formats are known.
-            let formats = inputs.as_ref().map(|inputs| inputs.iter().map(|i: &InputSpec| &*i.format));
-            let messages = formats
-                .map(|names| names.map(|f| around.formats.find(f).is_some_and(|f| f.message_id.is_some())).collect());
-            tally::tally(&field, messages, faults)
+        .and_then(|f| each(&f, "[[input]]", INPUTS_MAX, faults, |f, faults| input(f, wanted, around, faults)));
+    // Whether the inputs are messages is judged only where all their formats are known.
+    let formats = inputs.as_ref().map(|inputs| inputs.iter().map(|i: &InputSpec| &*i.format));
+    let messages =
+        formats.map(|names| names.map(|f| around.formats.find(f).is_some_and(|f| f.message_id.is_some())).collect());
+    // Where the dataflow is not known, whichever table is there is judged.
+    let judged = |table: &str| root.get(table).filter(|_| dataflow.is_none_or(|dataflow| dataflow == table));
+    let tally = judged("tally").map(|field| tally::tally(&field, messages, faults));
+    let polls = judged("polls").map(|field| terms::polls(&field, faults));
+    let dataflow = match dataflow {
+        Some("polls") => {
+            other_section(&root, "tally", "polls", faults);
+            polls.unwrap_or_else(|| Some(PollsSpec::default())).map(Dataflow::Polls)
         }
-        None => {
-            if dataflow.is_some() {
+        Some(_) => {
+            other_section(&root, "polls", "tally", faults);
+            if tally.is_none() {
                 faults.missing(root.line, "tally", "say what is counted in [tally], which may be empty");
             }
-            None
+            tally.flatten().map(Dataflow::Tally)
         }
+        None => None,
     };
     let sinks = match root.get("sink") {
         Some(field) => each(&field, "[[sink]]", SINKS_MAX, faults, sink),
@@ -98,8 +109,16 @@ fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<Jo
     if let (Some(sinks), Some(field)) = (&sinks, root.get("sink")) {
         unshared(sinks, &field, faults);
     }
-    dataflow?;
-    Some(JobSpec { name: name?, dataflow: Dataflow::Tally(tally?), inputs: inputs?, sinks: sinks? })
+    Some(JobSpec { name: name?, dataflow: dataflow?, inputs: inputs?, sinks: sinks? })
+}
+
+/// The table of another dataflow than the job's.
+fn other_section(root: &Section<'_>, other: &str, dataflow: &str, faults: &mut Faults) {
+    if let Some(field) = root.get(other) {
+        let message =
+            format!("has no place in a job with dataflow = {dataflow:?}; leave it out, or write dataflow = {other:?}");
+        field.fault::<()>(faults, message);
+    }
 }
 
 /// All elements of an array of tables, every one of them judged.
@@ -128,14 +147,27 @@ fn name(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
     Some(text.to_string())
 }
 
-fn input(field: &Field<'_>, around: &Surroundings<'_>, faults: &mut Faults) -> Option<InputSpec> {
+/// Whether polls can be counted from records of this format.
+fn counts_in_polls(format: &FormatInfo) -> bool {
+    format.message_id.is_some() || format.name == VOTE
+}
+
+/// `wanted`: what the records must be, where not any will do.
+fn input(field: &Field<'_>, wanted: Option<&str>, around: &Surroundings<'_>, faults: &mut Faults) -> Option<InputSpec> {
     let input = Section::open(&*field.path, field.node, &["topic", "format", "from", "until"], faults)?;
     let topic = input.need("topic", "name the topic to read, like topic = \"orders\"", faults);
     let topic = topic.and_then(|f| topic_of(&f, around, faults));
     let names: Vec<&str> = around.formats.all().iter().map(|f| f.name).collect();
-    let format = input
-        .need("format", "say how records are written, like format = \"json\"", faults)
-        .and_then(|f| f.one_of("format", &names, faults));
+    let format = input.need("format", "say how records are written, like format = \"json\"", faults).and_then(|f| {
+        let format = f.one_of("format", &names, faults)?;
+        let Some(wanted) = wanted else { return Some(format) };
+        let fit: Vec<&str> =
+            around.formats.all().iter().filter(|f| counts_in_polls(f)).map(|format| format.name).collect();
+        if fit.contains(&format) {
+            return Some(format);
+        }
+        f.fault(faults, format!("{format:?} has no {wanted}, which polls count; name one of {}", fit.join(", ")))
+    });
     let partitions = topic.as_ref().map(|(_, partitions)| *partitions);
     let from_field = input.get("from");
     let from = match &from_field {

@@ -6,17 +6,22 @@
 //!                      '--------------------------'------------------------'--> faults, all of them
 //! ```
 
+pub mod definition;
 mod fault;
 mod file;
+#[cfg(test)]
+mod poll_tests;
 pub mod polls;
 mod section;
 mod tally;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod written;
 
 pub use fault::Fault;
-pub use file::{JOB_FILE_BYTES_MAX, JobFile, Surroundings};
+pub use file::{JOB_FILE_BYTES_MAX, JobFile, Surroundings, VOTE};
 
 use crate::decode::Formats;
 use crate::ids::{Offset, PartitionId};
@@ -81,6 +86,16 @@ pub enum Dataflow {
     Tally(TallySpec),
     /// Polls, which come and go as definitions while it runs: `[polls]` in the job file.
     Polls(polls::PollsSpec),
+}
+
+impl Dataflow {
+    /// As the job file and the answers name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Dataflow::Tally(_) => "tally",
+            Dataflow::Polls(_) => "polls",
+        }
+    }
 }
 
 /// One `[[input]]`.

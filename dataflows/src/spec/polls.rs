@@ -119,8 +119,10 @@ impl Poll {
 
     /// The log time, in ms since 1970, from which on no record can count any more.
     pub fn sealed_ms(&self) -> Option<i64> {
-        let grace = i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX);
-        self.closes_ns.map(|closes| closes.div_euclid(1_000_000).saturating_add(grace))
+        let closes = i128::from(self.closes_ns?) + i128::try_from(self.grace.as_nanos()).unwrap_or(i128::MAX >> 1);
+        // The log's timestamps are whole milliseconds: the first that is not before it.
+        let whole = closes.div_euclid(1_000_000) + i128::from(closes.rem_euclid(1_000_000) > 0);
+        Some(i64::try_from(whole).unwrap_or(i64::MAX))
     }
 
     /// Whether what it counts differs: all but the title does.

@@ -1,4 +1,4 @@
-//! Typed values out of a table of a job file. Each reader answers `None` after telling a fault.
+//! Typed values out of a table of a job file or of a poll's definition. Each reader answers `None` after telling a fault.
 
 use super::fault::{Faults, instead, shown};
 use super::tree::{Kind, Member, Node};

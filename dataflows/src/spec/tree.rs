@@ -23,6 +23,8 @@ pub(super) enum Kind {
     /// A number that is not whole.
     Number,
     Bool,
+    /// Of JSON, where [`from_json`] is asked to keep it.
+    Null,
     /// A TOML date or time, as text.
     Time(String),
     List(Vec<Node>),
@@ -45,6 +47,7 @@ impl Kind {
             Kind::Integer(_) => "a whole number",
             Kind::Number => "a number with a fraction",
             Kind::Bool => "true or false",
+            Kind::Null => "null",
             Kind::Time(_) => "a time",
             Kind::List(_) => "a list",
             Kind::Table(_) => "a table",
@@ -100,10 +103,18 @@ fn toml_node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
     Node { line, kind }
 }
 
+/// What a `null` of JSON is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nulls {
+    /// As if the key were not there.
+    LeftOut,
+    Kept,
+}
+
 /// Reads JSON. `None`: it is none, and `faults` says so.
-pub(super) fn from_json(text: &str, faults: &mut Faults) -> Option<Node> {
+pub(super) fn from_json(text: &str, nulls: Nulls, faults: &mut Faults) -> Option<Node> {
     match serde_json::from_str::<&RawValue>(text) {
-        Ok(raw) => json_node(raw, &Json { text, lines: Lines::of(text) }, faults),
+        Ok(raw) => json_node(raw, &Json { text, lines: Lines::of(text), nulls }, faults),
         Err(e) => {
             faults.syntax(u32::try_from(e.line()).ok(), format!("is no JSON: {e}"));
             None
@@ -114,6 +125,7 @@ pub(super) fn from_json(text: &str, faults: &mut Faults) -> Option<Node> {
 struct Json<'a> {
     text: &'a str,
     lines: Lines,
+    nulls: Nulls,
 }
 
 impl Json<'_> {
@@ -123,13 +135,14 @@ impl Json<'_> {
     }
 }
 
-/// `None` for `null`, which is as if the key were not there. `serde_json` has already read the whole
+/// `None` for a `null` that is left out. `serde_json` has already read the whole
 /// text with its limit of 128 levels, which bounds the recursion.
 fn json_node(raw: &RawValue, json: &Json<'_>, faults: &mut Faults) -> Option<Node> {
     let line = json.line(raw);
     let text = raw.get();
     let kind = match text.as_bytes().first()? {
-        b'n' => return None,
+        b'n' if json.nulls == Nulls::LeftOut => return None,
+        b'n' => Kind::Null,
         b't' | b'f' => Kind::Bool,
         b'"' => Kind::Text(serde_json::from_str(text).ok()?),
         b'[' => {

@@ -108,6 +108,7 @@ impl EmbeddedLog {
         let checkpointing = schema::open_checkpointing(dir).map_err(sql)?;
         let topics = Arc::new(Topics::load(&conn).map_err(sql)?);
         let ends = Writer::load_ends(&conn).map_err(sql)?;
+        let newest_ms = ends.values().map(|end| end.last_ms).max();
         let reading = Arc::new(Reading::open(dir, Access::Read)?);
         let queue = Arc::new(Queue::new(options.queue_bytes_max));
         let subscribers = Arc::new(RwLock::new(Vec::new()));
@@ -119,6 +120,7 @@ impl EmbeddedLog {
             subscribers: subscribers.clone(),
             meter: meter.clone(),
             clock: options.clock,
+            newest_ms: newest_ms.unwrap_or(i64::MIN),
         };
         let io = |e: std::io::Error| OpenError::Io { path: path.clone(), what: e.to_string() };
         let mut log = EmbeddedLog {
@@ -187,6 +189,18 @@ impl EmbeddedLog {
         retention::enforce(&self.queue, &self.topics.all())
     }
 
+    /// As [`Producer::append`] with an idempotency key, where the records hold more than their sender has
+    /// said, like the time at which they came: a call is the same one if `said` is the same.
+    pub fn append_once(
+        &self,
+        topic: &str,
+        records: &[NewRecord<'_>],
+        idempotency_key: &str,
+        said: &[u8],
+    ) -> Result<Appended, ProduceError> {
+        self.append_with(topic, records, Some((idempotency_key, Sha256::digest(said).into())))
+    }
+
     /// Calls `subscriber` after every commit, for each partition that got records, with the topic,
     /// the partition and its new end; with the end 0 for each partition of a topic that was deleted.
     /// It is called on the writer's thread, in the order of the commits, and before the appends are
@@ -234,6 +248,18 @@ impl Producer for EmbeddedLog {
         records: &[NewRecord<'_>],
         idempotency_key: Option<&str>,
     ) -> Result<Appended, ProduceError> {
+        self.append_with(topic, records, idempotency_key.map(|key| (key, digest(records))))
+    }
+}
+
+impl EmbeddedLog {
+    /// `once`: an idempotency key, and the SHA-256 of what must be the same.
+    fn append_with(
+        &self,
+        topic: &str,
+        records: &[NewRecord<'_>],
+        once: Option<(&str, [u8; 32])>,
+    ) -> Result<Appended, ProduceError> {
         let topic = self.topics.get(topic).ok_or_else(|| ProduceError::UnknownTopic { topic: topic.to_owned() })?;
         let max = self.record_bytes_max;
         for (index, record) in records.iter().enumerate() {
@@ -245,15 +271,15 @@ impl Producer for EmbeddedLog {
                 return Err(ProduceError::KeyMissing { topic: topic.name.clone(), index });
             }
         }
-        if let Some(bytes) = idempotency_key.map(str::len).filter(|bytes| *bytes > APPEND_KEY_BYTES_MAX) {
+        if let Some(bytes) = once.map(|(key, _)| key.len()).filter(|bytes| *bytes > APPEND_KEY_BYTES_MAX) {
             return Err(ProduceError::KeyTooLong { bytes, max: APPEND_KEY_BYTES_MAX });
         }
-        if records.is_empty() && idempotency_key.is_none() {
+        if records.is_empty() && once.is_none() {
             return Ok(Appended::default());
         }
         let keyless = if records.iter().any(|record| record.key.is_none()) { topic.next_keyless() } else { 0 };
         let chunks = batch::cut(records, topic.partitions(), keyless, topic.config.compacted);
-        let key = idempotency_key.map(|key| (key.to_owned(), digest(records)));
+        let key = once.map(|(key, sha256)| (key.to_owned(), sha256));
         self.queue.append(Request { topic, chunks, key })
     }
 }

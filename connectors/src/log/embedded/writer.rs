@@ -149,6 +149,8 @@ pub(super) struct Writer {
     pub subscribers: Arc<RwLock<Vec<Subscriber>>>,
     pub meter: Arc<WalMeter>,
     pub clock: Clock,
+    /// The greatest timestamp so far.
+    pub newest_ms: i64,
 }
 
 impl Writer {
@@ -214,7 +216,9 @@ impl Writer {
         let meter = self.meter.clone();
         let _commit = lock(&meter.commit);
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut group = Group::new(&tx, (self.clock)());
+        // The clock may have been set back: the log's timestamps never fall, in whatever partition.
+        let now_ms = (self.clock)().max(self.newest_ms);
+        let mut group = Group::new(&tx, now_ms);
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
             answers.push(group.add(request, |stream| self.ends.get(&stream).copied())?);
@@ -223,6 +227,7 @@ impl Writer {
         let (ends, wal_bytes) = (group.ends, group.wal_bytes);
         tx.commit()?;
         self.ends.extend(ends);
+        self.newest_ms = now_ms;
         meter.wrote(wal_bytes);
         Ok(answers)
     }

@@ -29,7 +29,10 @@ pub(super) struct Fold {
 
 impl Fold {
     /// `text` folded; good until the next call.
-    pub(super) fn fold(&mut self, text: &str) -> &str {
+    pub(super) fn fold<'t>(&'t mut self, text: &'t str) -> &'t str {
+        if text.chars().all(is_folded) {
+            return text;
+        }
         self.plain.clear();
         self.plain.extend(text.chars().filter_map(plain));
         // Unicode 17, D145: decomposition must go before folding where an iota subscript is about, and
@@ -56,6 +59,15 @@ impl Fold {
             std::mem::swap(&mut self.folded, &mut self.spare);
         }
     }
+}
+
+/// Whether `c` is the same folded, whatever stands next to it: of the letters that are, those that make up
+/// most words.
+fn is_folded(c: char) -> bool {
+    matches!(c,
+        'a'..='z' | '0'..='9' | '+' | '#' | '_'
+        | 'α'..='ρ' | 'σ'..='ω' | 'а'..='џ' | 'א'..='ת' | '\u{621}'..='\u{63A}' | '\u{641}'..='\u{64A}'
+        | '\u{904}'..='\u{939}' | 'ก'..='ะ' | 'ぁ'..='ゖ' | 'ァ'..='ヺ' | '一'..='鿿' | '가'..='힣')
 }
 
 /// An i with a dot above it.
@@ -107,13 +119,28 @@ mod tests {
     }
 
     #[test]
+    fn letters_that_are_left_as_they_are_fold_to_themselves_next_to_anything() {
+        let unchanged: Vec<char> = ('\0'..=char::MAX).filter(|c| is_folded(*c)).collect();
+        assert!(unchanged.len() > 30_000);
+        for c in &unchanged {
+            let c = c.to_string();
+            assert_eq!((CASE.fold_string(&c), NFC.normalize(&c)), ((&*c).into(), (&*c).into()));
+        }
+        // What is joined to the character before it is not the first of a decomposition.
+        for c in '\0'..=char::MAX {
+            let decomposed = NFD.normalize(c.encode_utf8(&mut [0; 4])).into_owned();
+            assert!(!decomposed.chars().skip(1).any(is_folded), "{c:?}");
+        }
+    }
+
+    #[test]
     fn case_is_none_in_any_script() {
         for (a, b) in [
             ("Straße", "STRASSE"),
             ("Straẞe", "strasse"),
             ("ΟΔΥΣΣΕΥΣ", "Οδυσσεύς".replace('ύ', "υ").as_str()),
             ("МОСКВА", "Москва"),
-            ("ԵՐԵՎԱՆ", "երևան"),
+            ("ԵՐԵՒԱՆ", "երևան"),
             ("Ⴀ", "ⴀ"),
             ("ｃ", "Ｃ"),
             ("ᾼ", "αι"),

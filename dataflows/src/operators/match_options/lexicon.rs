@@ -296,7 +296,10 @@ impl Lexicon {
             self.sequences.remove(index);
             *self.children_mut(parent) -= 1;
             self.entries[last.0].ends -= 1;
-            self.prune_symbol(last);
+            // Of `a a` both tokens are one symbol, which is looked at below.
+            if State::from(last) != parent {
+                self.prune_symbol(last);
+            }
             state = parent;
         }
         if let Kind::Symbol(symbol) = state.kind() {
@@ -338,8 +341,8 @@ mod tests {
         let mut lexicon = Lexicon::default();
         let tokens = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let speaker = |poll| Speaker { poll, option: 0 };
-        let a = lexicon.add_words(&tokens("new york new york city"), speaker(1));
-        let b = lexicon.add_words(&tokens("new york"), speaker(2));
+        let a = lexicon.add_words(&tokens("new new york new york city"), speaker(1));
+        let b = lexicon.add_words(&tokens("new new"), speaker(2));
         let tag = lexicon.add_tag("york", speaker(3));
         lexicon.remove_words(a, speaker(1));
         assert_eq!((lexicon.symbols.len(), lexicon.edges.len()), (2, 1));

@@ -182,12 +182,12 @@ fn segmented_tokens(text: &str, piece: Range<usize>, take: &mut impl FnMut(Token
         let run = signs.take();
         let mut start = range.start;
         if let Some((mut token, word)) = open.take() {
-            let (mut parts, mut joins) = (true, false);
+            let (mut signs_before, mut joins) = (true, false);
             if run.is_some() && is_word(segment) {
                 let (before, here) = (stands_alone(&text[word]), stands_alone(segment));
                 joins = before == here;
                 // The signs are those of the word that is spelled with spaces around it.
-                parts = !(before && !here);
+                signs_before = !before || here;
             }
             if joins {
                 token.range.end = range.end;
@@ -195,7 +195,7 @@ fn segmented_tokens(text: &str, piece: Range<usize>, take: &mut impl FnMut(Token
                 continue;
             }
             if let Some(run) = run {
-                if parts { token.range.end = range.start } else { start = run }
+                if signs_before { token.range.end = range.start } else { start = run }
             }
             take(token);
         } else if let Some(run) = run {
@@ -219,7 +219,17 @@ fn is_sign(segment: &str) -> bool {
 }
 
 fn is_word(segment: &str) -> bool {
-    segment.chars().any(|c| c.is_alphanumeric() || is_emoji(c))
+    segment.chars().any(|c| is_letter(c) || is_emoji(c))
+}
+
+/// Letters, digits, numbers. Some vowels are marks and letters both; one that hangs on punctuation makes no
+/// word of it.
+fn is_letter(c: char) -> bool {
+    c.is_ascii_alphanumeric() || !c.is_ascii() && c.is_alphanumeric() && !is_mark(c)
+}
+
+fn is_mark(c: char) -> bool {
+    GeneralCategoryGroup::Mark.contains(CATEGORY.get(c))
 }
 
 /// Emoji and their like: pictographs, flags, keycaps. Below the arrows Unicode counts signs such as © and
@@ -230,16 +240,14 @@ fn is_emoji(c: char) -> bool {
 
 /// Whether a word is of a script that has no spaces between words, or an emoji.
 fn stands_alone(word: &str) -> bool {
-    let first = word.chars().find(|c| c.is_alphanumeric() || is_emoji(*c));
+    let first = word.chars().find(|c| is_letter(*c) || is_emoji(*c));
     first.is_some_and(|c| matches!(WORD_BREAK.get(c), WordBreak::Other | WordBreak::Katakana) || is_emoji(c))
 }
 
 /// The end of the hashtag whose word begins at `start`: letters, marks, digits, `_`, joiners, middle dots.
 pub(super) fn tag_end(text: &str, start: usize) -> usize {
     let part_of = |c: char| {
-        c.is_alphanumeric()
-            || matches!(c, '_' | '\u{200C}' | '\u{200D}' | '·' | '・')
-            || !c.is_ascii() && GeneralCategoryGroup::Mark.contains(CATEGORY.get(c))
+        c.is_alphanumeric() || matches!(c, '_' | '\u{200C}' | '\u{200D}' | '·' | '・') || !c.is_ascii() && is_mark(c)
     };
     let rest = &text[start..];
     start + rest.find(|c| !part_of(c)).unwrap_or(rest.len())

@@ -24,7 +24,9 @@ fn kind(segment: &str) -> Kind {
         return Kind::Sign;
     }
     let emoji = |c: char| "👍❤🎉\u{20E3}🇫🇷".contains(c);
-    let Some(c) = segment.chars().find(|c| c.is_alphanumeric() || emoji(*c)) else { return Kind::Other };
+    let Some(c) = segment.chars().find(|c| c.is_alphanumeric() && *c != '\u{93E}' || emoji(*c)) else {
+        return Kind::Other;
+    };
     let katakana = ('ァ'..='ヺ').contains(&c);
     let twice = format!("{c}{c}");
     let parts = twice.split_word_bounds().count() == 2;
@@ -73,8 +75,8 @@ fn spans(text: &str) -> Vec<Span> {
             (Some(l), _) => Some(root[l]),
             (None, r) => r,
         };
-        for sign in i..=end {
-            root[sign] = owner.unwrap_or(sign);
+        if let Some(owner) = owner {
+            root[i..=end].fill(owner);
         }
         i = end + 1;
     }

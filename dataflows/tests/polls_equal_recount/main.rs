@@ -1,0 +1,46 @@
+//! The engine's polls equal the plain recount, for generated programs.
+//!
+//! Method: a program appends posts, edits, deletions, reposts and votes to a log, and opens, changes,
+//! closes and deletes polls, now and in the past, while engines of 1, 2 and 4 workers read; what is read
+//! again for one poll goes on beside what arrives. Every update that an engine publishes is compared with
+//! a recount of exactly the records before its offsets, by the definitions of that moment: so no poll is
+//! ever seen with numbers that are neither those before a change nor those after it, and at the end all is
+//! as the definitions in force say. The digest is computed a second time here, with code of its own.
+//!
+//! `PROPTEST_CASES` sets how many programs are tried.
+
+mod check;
+mod node;
+mod program;
+
+use program::{Program, program};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+fn config() -> ProptestConfig {
+    let mut config = ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "proptest-regressions/polls_equal_recount.txt",
+        ))),
+        ..ProptestConfig::default()
+    };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 64;
+    }
+    config
+}
+
+fn run_all(program: &Program) {
+    for workers in [1, 2, 4] {
+        node::run(program, workers);
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn polls_equal_a_plain_recount_at_every_epoch_whatever_becomes_of_them(program in program()) {
+        run_all(&program);
+    }
+}
