@@ -234,7 +234,7 @@ async fn resume(State(shared): State<Arc<Shared>>, Name(name): Name, query: Quer
         (status = 409, description = "The job is in a state in which that can't be", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Too many records to recount in memory", body = Problem, content_type = "application/problem+json"),
         (status = 500, response = Problem),
-        (status = 503, description = "The job has shown nothing yet", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The job has shown nothing yet, or polls of it are being counted beside it", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn recount(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
