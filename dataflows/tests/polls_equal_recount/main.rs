@@ -13,9 +13,12 @@ mod check;
 mod node;
 mod program;
 
-use program::{Program, program};
+use program::{From, Kind, Program, Record, Step, Terms, Wait, program};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
+use std::time::Duration;
+use tallyflow_dataflows::spec::Keep;
+use tallyflow_dataflows::spec::polls::{Choices, Match, Reposts};
 
 fn config() -> ProptestConfig {
     let mut config = ProptestConfig {
@@ -43,4 +46,34 @@ proptest! {
     fn polls_equal_a_plain_recount_at_every_epoch_whatever_becomes_of_them(program in program()) {
         run_all(&program);
     }
+}
+
+// ---- what was found
+
+/// A poll that closes a nanosecond after a whole millisecond: what the log took at that millisecond counts.
+#[test]
+fn what_reaches_the_log_in_the_millisecond_in_which_a_poll_closes_counts() {
+    let terms = Terms {
+        options: vec!["happy".into()],
+        matching: Match::Word,
+        choices: Choices::Many,
+        keep: Keep::All,
+        entity: None,
+        reposts: Reposts::Ignore,
+        opens_in_ms: 0,
+        closes_in_ms: Some(100),
+        closes_ns: 1,
+        grace: Duration::ZERO,
+    };
+    let happy = |after_ms, id: u32| {
+        let kind = Kind::Post(format!(r#""id":{id},"author":"a","text":"happy""#), Some(-50));
+        Record { after_ms, partition: 0, kind }
+    };
+    run_all(&Program {
+        partitions: 1,
+        drip: false,
+        before: Vec::new(),
+        first: vec![Some((terms, From::Beginning))],
+        steps: vec![(Step::Records(vec![happy(100, 1), happy(1, 2)]), Wait::Idle), (Step::Seal, Wait::Idle)],
+    });
 }

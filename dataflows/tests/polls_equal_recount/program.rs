@@ -101,10 +101,28 @@ pub enum Kind {
     Again(usize),
 }
 
-const OPTIONS: &[&str] = &["happy", "sad", "New York", "new", "york", "C", "C++", "C#", "1"];
-const WORDS: &[&str] =
-    &["happy", "SAD,", "unhappy", "new york", "New-York", "new", "york", "C", "c++", "(C#)", "#happy", "#NewYork", "-"];
-const HASHTAGS: &[&str] = &["", "", "", r#"["happy"]"#, r#"["newyork","happy"]"#, r#"["sad","c"]"#, "[]", "null"];
+const OPTIONS: &[&str] = &["happy", "sad", "New York", "new", "york", "C", "C++", "C#", "1", "👍", "Don't know"];
+const WORDS: &[&str] = &[
+    "happy",
+    "SAD,",
+    "unhappy",
+    "new york",
+    "New-York",
+    "new",
+    "york",
+    "C",
+    "c++",
+    "(C#)",
+    "#happy",
+    "#NewYork",
+    "#C#",
+    "-",
+    "我爱C++和",
+    "nice👍",
+    "don’t know",
+];
+const HASHTAGS: &[&str] =
+    &["", "", "", r#"["happy"]"#, r#"["newyork","happy"]"#, r#"["sad","c"]"#, r#"["dontknow"]"#, "[]", "null"];
 
 fn pick<T: Clone + std::fmt::Debug + 'static>(from: &[T]) -> impl Strategy<Value = T> + use<T> {
     prop::sample::select(from.to_vec())

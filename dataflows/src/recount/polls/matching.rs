@@ -1,12 +1,14 @@
 //! Which options of a poll a message speaks to.
 //!
-//! Written straight from the rule: words are the segments of UAX #29 that hold a letter or digit, with the
-//! runs of `+` and `#` that adjoin them; an option is found where its words stand in a row, or where a
-//! hashtag equals it with its spaces removed; of what is found at one place the longest is left.
+//! Written from the rule as [`crate::operators::match_options`] states it, and not from how it is done there:
+//! words are the segments of UAX #29 that hold a letter or digit, and emoji, with the runs of `+` and `#` that
+//! adjoin them; an option is found where its words stand in a row, or where a hashtag equals them put together;
+//! of what is found at one place the longest is left.
 
 use crate::spec::polls::{Choices, Match, Poll};
 use caseless::Caseless;
-use std::cmp::Reverse;
+use icu_properties::props::{ExtendedPictographic, GeneralCategory, RegionalIndicator, VariationSelector, WordBreak};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use std::collections::{BTreeSet, HashMap};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
@@ -15,22 +17,26 @@ use unicode_segmentation::UnicodeSegmentation;
 #[cfg(test)]
 mod tests;
 
-/// What glues words together and lengthens a hashtag: C, C++ and C# are three.
-const SIGNS: [char; 2] = ['+', '#'];
+/// What glues words together and lengthens a hashtag: C, C++ and C# are three. The latter two are what some
+/// keyboards have.
+const SIGNS: [char; 4] = ['+', '#', '＋', '＃'];
+const HASH_SIGNS: [char; 2] = ['#', '＃'];
 
 /// A message's text as options are looked for in it.
 pub(super) struct Reading {
-    /// The words without case, and beside them where each begins and ends in the text, in bytes.
+    /// Without case.
     words: Vec<String>,
-    spans: Vec<(usize, usize)>,
+    /// Beside them, where each begins in the text, in bytes.
+    starts: Vec<usize>,
     hashtags: Vec<Hashtag>,
 }
 
 struct Hashtag {
-    /// Without case, its sign and spaces.
     name: String,
     /// Those that are not in the text lie behind its end.
-    span: (usize, usize),
+    start: usize,
+    /// How many words of the text it is.
+    words: usize,
 }
 
 /// The options of a poll as they are looked for.
@@ -46,31 +52,46 @@ pub(super) struct Options {
 
 /// An option that was found.
 struct Found {
-    /// Where it begins and ends in the text.
-    span: (usize, usize),
+    start: usize,
+    words: usize,
     option: usize,
+}
+
+/// A word's place in its text, in bytes.
+#[derive(Clone, Copy)]
+struct Span {
+    start: usize,
+    /// Behind the signs before it.
+    letters: usize,
+    end: usize,
+    /// Whether its letters join those next to them, as they do not in scripts without spaces.
+    joins: bool,
 }
 
 impl Reading {
     /// `hashtags` are the record's, which need not stand in its text.
     pub fn new(text: &str, hashtags: &[String]) -> Reading {
-        let spans = word_spans(text);
-        let words = spans.iter().map(|(start, end)| without_case(&text[*start..*end])).collect();
-        let hashtags = placed(text, &spans, hashtags);
-        Reading { words, spans, hashtags }
+        let spans = spans(text);
+        Reading {
+            words: spans.iter().map(|span| without_case(&text[span.start..span.end])).collect(),
+            starts: spans.iter().map(|span| span.start).collect(),
+            hashtags: placed(text, &spans, hashtags),
+        }
     }
 }
 
 impl Options {
     pub fn new(poll: &Poll) -> Options {
-        let mut options =
-            Options { choices: poll.choices, by_words: HashMap::new(), by_hashtag: HashMap::new(), words_max: 0 };
+        let (by_words, by_hashtag) = (HashMap::new(), HashMap::new());
+        let mut options = Options { choices: poll.choices, by_words, by_hashtag, words_max: 0 };
         for (place, option) in poll.options.iter().enumerate() {
-            let hashtag: String = option.chars().filter(|c| !c.is_whitespace()).collect();
-            options.by_hashtag.entry(without_case(&hashtag)).or_default().push(place);
-            let words: Vec<String> = word_spans(option).iter().map(|(s, e)| without_case(&option[*s..*e])).collect();
-            // An option of signs only has no words, and would else be found everywhere.
-            if poll.matching == Match::Word && !words.is_empty() {
+            let words = words(option);
+            // One of signs only has no words, and would else be found everywhere.
+            if words.is_empty() {
+                continue;
+            }
+            options.by_hashtag.entry(as_hashtag(option)).or_default().push(place);
+            if poll.matching == Match::Word {
                 options.words_max = options.words_max.max(words.len());
                 options.by_words.entry(words).or_default().push(place);
             }
@@ -82,85 +103,155 @@ impl Options {
     pub fn in_text(&self, reading: &Reading) -> BTreeSet<usize> {
         let mut found = Vec::new();
         for first in 0..reading.words.len() {
-            for end in first + 1..=reading.words.len().min(first + self.words_max) {
-                let options = self.by_words.get(&reading.words[first..end]).into_iter().flatten();
-                let span = (reading.spans[first].0, reading.spans[end - 1].1);
-                found.extend(options.map(|option| Found { span, option: *option }));
+            for words in 1..=self.words_max.min(reading.words.len() - first) {
+                let options = self.by_words.get(&reading.words[first..first + words]).into_iter().flatten();
+                found.extend(options.map(|option| Found { start: reading.starts[first], words, option: *option }));
             }
         }
-        for hashtag in &reading.hashtags {
-            let options = self.by_hashtag.get(&hashtag.name).into_iter().flatten();
-            found.extend(options.map(|option| Found { span: hashtag.span, option: *option }));
+        for Hashtag { name, start, words } in &reading.hashtags {
+            let options = self.by_hashtag.get(name).into_iter().flatten();
+            found.extend(options.map(|option| Found { start: *start, words: *words, option: *option }));
         }
 
         let mut longest: HashMap<usize, usize> = HashMap::new();
-        for Found { span: (start, end), .. } in &found {
-            let longest = longest.entry(*start).or_insert(*end);
-            *longest = *end.max(longest);
+        for Found { start, words, .. } in &found {
+            let longest = longest.entry(*start).or_insert(*words);
+            *longest = *words.max(longest);
         }
-        found.retain(|f| longest.get(&f.span.0) == Some(&f.span.1));
+        found.retain(|f| longest.get(&f.start) == Some(&f.words));
         match self.choices {
             Choices::Many => found.iter().map(|f| f.option).collect(),
             Choices::One => {
-                let first = found.iter().min_by_key(|f| (f.span.0, Reverse(f.span.1), f.option));
+                let first = found.iter().min_by_key(|f| (f.start, f.option));
                 first.map(|f| f.option).into_iter().collect()
             }
         }
     }
 }
 
-/// By Unicode's default case folding, so that "Straße" is "STRASSE"; composed, so that it does not matter
-/// how an accent is written.
+/// What makes two words one: the text by Unicode's default case folding, composed, without the characters
+/// that nobody sees, with one kind of apostrophe and of signs, and without a dot over an i, so that neither
+/// i is another than that of İstanbul.
 fn without_case(text: &str) -> String {
-    text.chars().nfd().default_case_fold().nfc().collect()
+    let seen = text.chars().filter(|c| !is_unseen(*c)).map(|c| match c {
+        '’' => '\'',
+        '＋' => '+',
+        '＃' => '#',
+        c => c,
+    });
+    let folded: String = seen.nfd().default_case_fold().nfc().collect();
+    folded.replace("i\u{307}", "i").nfc().collect()
 }
 
-/// Where the words of a text begin and end, with the signs that adjoin them.
-fn word_spans(text: &str) -> Vec<(usize, usize)> {
-    let mut spans: Vec<(usize, usize)> = Vec::new();
-    for (start, segment) in text.split_word_bound_indices() {
-        if !segment.chars().any(char::is_alphanumeric) {
+fn is_unseen(c: char) -> bool {
+    let is_format = CodePointMapData::<GeneralCategory>::new().get(c) == GeneralCategory::Format;
+    // Tags tell England's flag from Scotland's.
+    let is_tag = ('\u{E0020}'..='\u{E007F}').contains(&c);
+    (is_format || CodePointSetData::new::<VariationSelector>().contains(c)) && !is_tag
+}
+
+fn words(text: &str) -> Vec<String> {
+    spans(text).iter().map(|span| without_case(&text[span.start..span.end])).collect()
+}
+
+/// A text as it would be written as a hashtag: its words put together, without `#` before them and
+/// without apostrophes.
+fn as_hashtag(text: &str) -> String {
+    words(text).concat().trim_start_matches('#').replace('\'', "")
+}
+
+/// Where the words of a text stand, with the signs that adjoin them.
+fn spans(text: &str) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    // The run of signs that the segment before ended, if it was one.
+    let mut signs = 0..0;
+    for (start, segment) in segments(text) {
+        let end = start + segment.len();
+        if is_sign(segment) {
+            let begins = if signs.end == start { signs.start } else { start };
+            // Until a word comes that it belongs to rather.
+            if let Some(before) = spans.last_mut().filter(|before| before.end == start) {
+                before.end = end;
+            }
+            signs = begins..end;
             continue;
         }
-        let end = past_signs(text, start + segment.len());
-        let start = text[..start].trim_end_matches(SIGNS).len();
-        match spans.last_mut() {
-            // The signs between two words belong to both: all of it is one. Words that only touch, as
-            // those of scripts without spaces do, are two.
-            Some(before) if start < before.1 => before.1 = end,
-            _ => spans.push((start, end)),
+        let Some(joins) = segment.chars().find_map(joins) else { continue };
+        let signs_start = if signs.end == start { signs.start } else { start };
+        let mut span = Span { start: signs_start, letters: start, end, joins };
+        match spans.last_mut().filter(|before| signs_start < start && before.end == start) {
+            // The signs between two words glue them where they are of one kind, and else belong to the one
+            // that joins: C++ is in 我爱C++和.
+            Some(before) if before.joins == joins => {
+                before.end = end;
+                continue;
+            }
+            Some(before) if joins => before.end = signs_start,
+            Some(_) => span.start = start,
+            // Words that only touch are two.
+            None => {}
         }
+        spans.push(span);
     }
     spans
 }
 
-/// The end of the run of signs that begins at `at`.
-fn past_signs(text: &str, at: usize) -> usize {
-    text.len() - text[at..].trim_start_matches(SIGNS).len()
+/// A sign that carries a mark is none: that of a keycap is not.
+fn is_sign(segment: &str) -> bool {
+    segment.trim_start_matches(SIGNS).is_empty()
 }
 
-/// The hashtags given, at each place where they stand in the text, else behind it in their order.
-fn placed(text: &str, words: &[(usize, usize)], given: &[String]) -> Vec<Hashtag> {
-    let given: Vec<String> = given.iter().map(|hashtag| without_case(hashtag)).collect();
+/// The segments of UAX #29 between white space, so that no mark hangs on a space.
+fn segments(text: &str) -> Vec<(usize, &str)> {
+    let mut segments = Vec::new();
+    let mut start = 0;
+    for piece in text.split(|c: char| c.is_ascii_whitespace() || c == '\u{b}') {
+        segments.extend(piece.split_word_bound_indices().map(|(at, segment)| (start + at, segment)));
+        // White space of ASCII is a byte long.
+        start += piece.len() + 1;
+    }
+    segments
+}
+
+/// Whether a letter or digit joins those next to it; an emoji does not. `None`: it is neither.
+fn joins(c: char) -> Option<bool> {
+    // Unicode has signs such as © among the pictographs, below the arrows.
+    let is_pictograph = c >= '\u{2190}' && CodePointSetData::new::<ExtendedPictographic>().contains(c);
+    if is_pictograph || c == '\u{20e3}' || CodePointSetData::new::<RegionalIndicator>().contains(c) {
+        return Some(false);
+    }
+    // Some vowels are letters and marks both.
+    (c.is_alphanumeric() && !is_combining_mark(c)).then(|| {
+        let kind = CodePointMapData::<WordBreak>::new().get(c);
+        matches!(kind, WordBreak::ALetter | WordBreak::HebrewLetter | WordBreak::Numeric)
+    })
+}
+
+/// The hashtags given, at each place where they stand in the text, else behind it in their order. One that
+/// signs follow is longer than services think: `#C++` is no `c`, and need not be given.
+fn placed(text: &str, spans: &[Span], given: &[String]) -> Vec<Hashtag> {
+    let given: Vec<String> = given.iter().map(|hashtag| as_hashtag(hashtag)).collect();
     let mut placed = Vec::new();
     let mut in_text = BTreeSet::new();
-    for (at, sign) in text.char_indices().filter(|(_, c)| matches!(c, '#' | '＃')) {
-        let start = at + sign.len_utf8();
-        let end = text[start..].find(|c| !may_be_in_hashtag(c)).map_or(text.len(), |length| start + length);
-        let name = without_case(&text[start..end]);
-        if text[..at].ends_with(may_be_in_hashtag) || !given.contains(&name) {
-            continue;
+    for (place, span) in spans.iter().enumerate() {
+        let sign = text[span.start..span.letters].chars().next_back();
+        let Some(sign) = sign.filter(|c| HASH_SIGNS.contains(c)) else { continue };
+        let after = &text[span.letters..];
+        let end = span.letters + after.find(|c| !may_be_in_hashtag(c)).unwrap_or(after.len());
+        // The word itself, though it may be an emoji, which is in no hashtag.
+        let words = 1 + spans[place + 1..].iter().take_while(|span| span.start < end).count();
+        let last = spans[place + words - 1].end;
+        let is_longer = last > end && text[end..].starts_with(SIGNS);
+        let short = as_hashtag(&text[span.letters..end]);
+        let name = if is_longer { as_hashtag(&text[span.letters..last]) } else { short.clone() };
+        if is_longer || given.contains(&short) {
+            placed.push(Hashtag { name: name.clone(), start: span.letters - sign.len_utf8(), words });
         }
-        // It stands where its word does, so that of a word and a hashtag the longest can win.
-        let word = words.iter().find(|word| (word.0..word.1).contains(&at));
-        let span = (word.map_or(at, |word| word.0), past_signs(text, end));
-        placed.push(Hashtag { name: format!("{name}{}", &text[end..span.1]), span });
-        in_text.insert(name);
+        in_text.extend([short, name]);
     }
     for (place, name) in given.into_iter().enumerate() {
         if !in_text.contains(&name) {
-            let behind = text.len() + place;
-            placed.push(Hashtag { name, span: (behind, behind) });
+            placed.push(Hashtag { name, start: text.len() + place, words: 0 });
         }
     }
     placed

@@ -1,8 +1,10 @@
 //! The rule by example: a text, the options, and which of them are found.
 
 use super::*;
+use crate::operators::match_options::{Matcher, Scratch};
 use crate::spec::Keep;
 use crate::spec::polls::Reposts;
+use proptest::prelude::*;
 use std::time::Duration;
 
 fn poll(matching: Match, choices: Choices, options: &[&str]) -> Poll {
@@ -104,15 +106,40 @@ fn in_scripts_without_spaces_words_need_nothing_between_them() {
     assert_eq!(words(&["スシ"], "スシが好き"), "スシ");
     assert_eq!(words(&["แมว"], "ฉันรักแมวมาก"), "แมว");
     assert_eq!(words(&["本"], "日本+"), "");
+    assert_eq!(words(&["ミ"], "スシ"), "");
 }
 
 #[test]
 fn an_option_without_a_word_is_found_nowhere() {
-    assert_eq!(words(&["++", "👍"], "++ 👍"), "");
+    assert_eq!(words(&["++", "!"], "++ ! a"), "");
 }
 
 #[test]
-fn a_hashtag_is_its_option_without_spaces() {
+fn an_emoji_is_a_word() {
+    assert_eq!(words(&["👍", "👎", "👍🏽"], "nice👍"), "👍");
+    assert_eq!(words(&["👍", "👍🏽"], "👍🏽"), "👍🏽");
+    assert_eq!(words(&["❤", "🇫🇷"], "❤️🇫🇷"), "❤|🇫🇷");
+    assert_eq!(words(&["©"], "©"), "");
+}
+
+#[test]
+fn what_nobody_sees_and_what_only_keyboards_tell_apart_makes_no_difference() {
+    assert_eq!(words(&["co-op", "don't", "C++", "C#"], "c\u{ad}o-op, don’t, C＋＋, C＃"), "co-op|don't|C++|C#");
+    assert_eq!(words(&["İstanbul"], "istanbul"), "İstanbul");
+    assert_eq!(words(&["istanbul"], "İSTANBUL ISTANBUL"), "istanbul");
+    assert_eq!(words(&["ısparta"], "ISPARTA"), "");
+}
+
+#[test]
+fn signs_between_two_kinds_of_words_belong_to_the_one_that_joins() {
+    assert_eq!(words(&["C++", "Java"], "我爱C++和Java"), "C++|Java");
+    assert_eq!(words(&["日+本", "日"], "日+本"), "日+本");
+    assert_eq!(words(&["C", "#"], "👍#C"), "");
+}
+
+#[test]
+fn a_hashtag_is_its_option_without_spaces_and_punctuation() {
+    assert_eq!(tagged(&["Don't know", "Saint-Germain"], "", &["dontknow", "saintgermain"]), "Don't know|Saint-Germain");
     assert_eq!(tagged(&["New York"], "hi #NewYork", &["newyork"]), "New York");
     assert_eq!(tagged(&["New York"], "hi", &["newyork"]), "New York");
     assert_eq!(tagged(&["New York"], "hi #NewYork", &[]), "");
@@ -133,6 +160,9 @@ fn a_hashtag_extends_over_the_signs_behind_it() {
     assert_eq!(only_tagged(&all, "#C#", &["c"]), "C#");
     assert_eq!(only_tagged(&all, "#C++ #c", &["c"]), "C|C++");
     assert_eq!(only_tagged(&all, "#C+", &["c"]), "");
+    // Services take #C# for no hashtag at all.
+    assert_eq!(only_tagged(&all, "#C#", &[]), "C#");
+    assert_eq!(only_tagged(&all, "#C", &[]), "");
     assert_eq!(tagged(&all, "#C++", &["c"]), "C++");
 }
 
@@ -157,4 +187,45 @@ fn of_one_choice_a_hashtag_has_its_place_in_the_text_or_behind_it() {
     assert_eq!(first(&["a", "b"], "and a", &["b"]), "a");
     assert_eq!(first(&["a", "b"], "nothing", &["b", "a"]), "b");
     assert_eq!(first(&["a", "b"], "＃B a", &["b"]), "b");
+}
+
+/// Letters that join and that do not, signs, marks, emoji: dense, so that they meet.
+fn pieces(most: usize) -> impl Strategy<Value = String> {
+    let often = prop::sample::select(vec!["a", "b", "C", "new", " ", " ", "+", "#", "開", "心"]);
+    let seldom = prop::sample::select(vec![
+        "1", "_", ".", "'", "’", "-", "\n", "é", "e\u{301}", "ß", "SS", "ς", "Σ", "İ", "i", "I", "ı", "＃", "＋", "カ",
+        "タ", "ひ", "ก", "ด", "👍", "👍🏽", "❤️", "❤", "🇫🇷", "1️⃣", "#️⃣", "\u{301}", "\u{93e}", "\u{3000}", "א", "&", "©",
+        "\u{ad}", "\u{200d}", "½",
+    ]);
+    prop::collection::vec(prop_oneof![3 => often, 2 => seldom], 0..most).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Two ways to do what one rule says.
+    #[test]
+    fn a_text_is_read_as_the_engine_reads_it(
+        options in prop::collection::vec(pieces(5), 1..6),
+        by_word: bool,
+        one: bool,
+        text in pieces(30),
+        hashtags in prop::collection::vec(pieces(4), 0..4),
+    ) {
+        let matching = if by_word { Match::Word } else { Match::Hashtag };
+        let choices = if one { Choices::One } else { Choices::Many };
+        let poll = poll(matching, choices, &options.iter().map(String::as_str).collect::<Vec<_>>());
+        // Few texts of any alphabet speak to something, so an option stands in it.
+        let text = format!("{text}{} {text} #{}", options[0], options[0]);
+        let hashtags: Vec<String> = hashtags.into_iter().chain([options[0].clone()]).collect();
+
+        let mut matcher = Matcher::default();
+        matcher.insert(7, &poll.options, matching);
+        let mut found = Vec::new();
+        matcher.find(&text, hashtags.iter().map(String::as_str), &mut Scratch::default(), &mut found);
+        let first = if one { found.len().min(1) } else { found.len() };
+        let engine: BTreeSet<usize> = found[..first].iter().map(|found| usize::from(found.option)).collect();
+        let plain = Options::new(&poll).in_text(&Reading::new(&text, &hashtags));
+        prop_assert_eq!(plain, engine, "{:?} {:?} {:?}", poll.options, text, hashtags);
+    }
 }
