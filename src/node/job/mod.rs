@@ -1,12 +1,18 @@
 //! A job as the node keeps it: its state, its results, and who waits for news of them.
 
+mod beside;
+mod status;
+
+pub use beside::Progress;
+pub use status::{InputStatus, JobStatus, Replacing, SinkStatus};
+
 use crate::node::polls::JobRefill;
+use beside::Beside;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tallyflow_dataflows::accounting::Accounting;
 use tallyflow_dataflows::engine::job::{Halt, InstallInput};
-use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
+use tallyflow_dataflows::ids::Offset;
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
@@ -67,29 +73,6 @@ pub struct Plan {
     pub graph: Graph,
 }
 
-/// What is computed beside a running job, to take its place.
-struct Beside {
-    plan: Arc<Plan>,
-    results: JobResults,
-    /// Where it must have come before it is let forward.
-    target: Vec<Vec<Offset>>,
-    /// Once it was: the epoch from which on it goes on.
-    forward: Option<Epoch>,
-    /// Whether it was told to be there.
-    there: bool,
-}
-
-/// What an update of a job that is computed beside has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// It has not come far enough.
-    Behind,
-    /// It has come to its target, and is to be let forward.
-    Near,
-    /// It is where the job is: it can take its place.
-    There,
-}
-
 struct Inner {
     plan: Arc<Plan>,
     beside: Option<Beside>,
@@ -111,64 +94,6 @@ struct Inner {
     replaced: bool,
     sinks: Vec<SinkStatus>,
     refill: Option<JobRefill>,
-}
-
-/// A job as the API shows it. `epoch`, `inputs` and `accounting` are of the newest closed epoch, the
-/// one that its tallies are served from.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct JobStatus {
-    pub name: String,
-    pub dataflow: String,
-    pub state: JobState,
-    /// Worker threads that run it.
-    pub workers: usize,
-    /// Null before the first epoch has closed.
-    pub epoch: Option<Epoch>,
-    pub inputs: Vec<InputStatus>,
-    pub accounting: Accounting,
-    pub sinks: Vec<SinkStatus>,
-    /// Of a job of polls, how far a pass over the past has come that runs beside it; null: none does.
-    #[serde(default)]
-    pub refill: Option<JobRefill>,
-    /// Why it failed.
-    pub error: Option<String>,
-    /// What is computed beside it to take its place, while there is such; or why that failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replacing: Option<Replacing>,
-}
-
-/// How far that has come which is to take a job's place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Replacing {
-    /// Records read so far.
-    pub records: u64,
-    /// Of about how many.
-    pub of: u64,
-    /// Why it was given up; what was there stays.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// How far a partition has been read.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct InputStatus {
-    pub topic: String,
-    pub partition: PartitionId,
-    pub next_offset: Offset,
-    pub end_offset: Offset,
-    /// Records that are there and not yet read.
-    pub lag: u64,
-}
-
-/// How far a sink has come.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct SinkStatus {
-    pub kind: String,
-    pub path: String,
-    /// The epoch that it holds; null before the first.
-    pub epoch: Option<Epoch>,
-    /// Why it is behind, while it is.
-    pub error: Option<String>,
 }
 
 impl Job {
@@ -264,91 +189,6 @@ impl Job {
             }
         }
         self.tell();
-    }
-
-    /// Begins to compute another plan beside what is shown.
-    pub fn begin_beside(&self, plan: Arc<Plan>, target: Vec<Vec<Offset>>) {
-        let mut inner = self.lock();
-        let results = JobResults::new(Shape::of(&plan.spec, &plan.inputs));
-        inner.beside = Some(Beside { plan, results, target, forward: None, there: false });
-        inner.beside_error = None;
-    }
-
-    /// What is computed beside.
-    pub fn beside(&self) -> Option<Arc<Plan>> {
-        self.lock().beside.as_ref().map(|beside| beside.plan.clone())
-    }
-
-    /// What is computed beside begins anew, in another engine.
-    pub fn beside_anew(&self) -> Option<Arc<Plan>> {
-        let mut inner = self.lock();
-        let beside = inner.beside.as_mut()?;
-        beside.results = JobResults::new(beside.results.shape().clone());
-        beside.forward = None;
-        beside.there = false;
-        Some(beside.plan.clone())
-    }
-
-    /// Goes on to an update's epoch with what is computed beside.
-    pub fn apply_beside(&self, update: EpochUpdate) -> Progress {
-        let mut inner = self.lock();
-        let Some(beside) = &mut inner.beside else { return Progress::Behind };
-        beside.results.apply(update);
-        let reached = |(places, target): (&[(Offset, Offset)], &Vec<Offset>)| {
-            places.iter().zip(target).all(|((next, _), target)| next >= target)
-        };
-        if !beside.results.inputs().map(|(_, places)| places).zip(&beside.target).all(reached) {
-            return Progress::Behind;
-        }
-        if beside.forward.is_none() {
-            return Progress::Near;
-        }
-        let there = inner.beside_is_there();
-        match inner.beside.as_mut().filter(|beside| there && !beside.there) {
-            Some(beside) => {
-                beside.there = true;
-                Progress::There
-            }
-            None => Progress::Behind,
-        }
-    }
-
-    /// What is computed beside goes on from this epoch, above all that the job has shown.
-    pub fn let_forward(&self, epoch: Epoch) {
-        if let Some(beside) = self.lock().beside.as_mut() {
-            beside.forward = Some(epoch);
-        }
-    }
-
-    /// What was computed beside takes the job's place, as one change, if it is as far as the job. Answers
-    /// the plan that is over.
-    pub fn take_place(&self) -> Option<Arc<Plan>> {
-        let over = {
-            let mut inner = self.lock();
-            let inner = &mut *inner;
-            if !inner.beside_is_there() {
-                return None;
-            }
-            let Beside { plan, mut results, .. } = inner.beside.take()?;
-            if inner.results.epoch().is_some() {
-                results.take_over(&inner.results);
-            }
-            inner.results = results;
-            inner.catching_up = None;
-            inner.state = JobState::Running;
-            inner.error = None;
-            inner.sinks.clear();
-            std::mem::replace(&mut inner.plan, plan)
-        };
-        self.tell();
-        Some(over)
-    }
-
-    /// Nothing takes the job's place, for this reason.
-    pub fn give_up_beside(&self, error: Option<String>) -> Option<Arc<Plan>> {
-        let mut inner = self.lock();
-        inner.beside_error = error;
-        inner.beside.take().map(|beside| beside.plan)
     }
 
     /// The engine knows it by another id from now on.
@@ -504,66 +344,5 @@ impl Job {
     fn tell(&self) {
         self.news.send_modify(|n| *n += 1);
         self.changed.notify_all();
-    }
-
-    pub fn status(&self) -> JobStatus {
-        let inner = self.lock();
-        let mut inputs = Vec::new();
-        for (topic, places) in inner.results.inputs() {
-            for (partition, (next, end)) in places.iter().enumerate() {
-                inputs.push(InputStatus {
-                    topic: topic.to_owned(),
-                    partition: PartitionId(partition as u32),
-                    next_offset: *next,
-                    end_offset: *end,
-                    lag: end.0.saturating_sub(next.0),
-                });
-            }
-        }
-        JobStatus {
-            name: self.name.clone(),
-            dataflow: inner.plan.spec.dataflow.name().to_owned(),
-            replacing: inner.replacing(),
-            state: inner.state,
-            workers: inner.workers,
-            epoch: inner.results.epoch(),
-            inputs,
-            accounting: *inner.results.accounting(),
-            sinks: inner.sinks.clone(),
-            refill: inner.refill,
-            error: inner.error.clone(),
-        }
-    }
-}
-
-impl Inner {
-    /// Whether what is computed beside has come as far as what is shown: no reader may see less of a
-    /// topic than it saw.
-    fn beside_is_there(&self) -> bool {
-        let Some((beside, forward)) = self.beside.as_ref().and_then(|beside| Some((beside, beside.forward?))) else {
-            return false;
-        };
-        let shown = self.results.offsets();
-        let as_far = beside.results.offsets().iter().all(|(topic, next)| {
-            shown.get(topic).is_none_or(|shown| next.iter().zip(shown).all(|(next, shown)| next >= shown))
-        });
-        as_far && beside.results.epoch() >= Some(forward) && beside.results.epoch() > self.results.epoch()
-    }
-
-    fn replacing(&self) -> Option<Replacing> {
-        let error = self.beside_error.clone();
-        let Some(beside) = &self.beside else {
-            return error.map(|error| Replacing { records: 0, of: 0, error: Some(error) });
-        };
-        let starts = beside.plan.inputs.iter().map(|input| input.partitions.iter().map(|p| p.from));
-        let ends = beside.results.inputs().map(|(_, places)| places.iter());
-        let (mut records, mut of) = (0, 0);
-        for ((starts, ends), targets) in starts.zip(ends).zip(&beside.target) {
-            for ((start, (next, _)), target) in starts.zip(ends).zip(targets) {
-                records += next.0.saturating_sub(start.0);
-                of += target.0.max(next.0).saturating_sub(start.0);
-            }
-        }
-        Some(Replacing { records, of, error: None })
     }
 }
