@@ -1,6 +1,6 @@
 //! The recount: reads the log again and compares.
 
-use crate::node::job::Job;
+use crate::node::job::{Job, Plan};
 use crate::node::{Difference, Node, RecountError, Recounted};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ const BUDGET: Budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: 
 
 /// What the job shows, to be compared.
 struct Shown {
+    plan: Arc<Plan>,
     epoch: Epoch,
     next: Vec<Vec<Offset>>,
     read: u64,
@@ -39,7 +40,8 @@ impl Node {
         let started = Instant::now();
         let shown = self.shown(&job).ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
         let max = self.config.recount_records_max;
-        let plan = job.plan();
+        // The plan of just these numbers: another form may take the job's place at any time.
+        let plan = shown.plan;
         let records: u64 = plan
             .inputs
             .iter()
@@ -49,8 +51,8 @@ impl Node {
         if records > max {
             return Err(RecountError::TooLarge { records, max });
         }
-        let mut recount = Recount::new(&job.plan().spec, &BuiltinFormats);
-        for (number, (input, next)) in job.plan().inputs.iter().zip(&shown.next).enumerate() {
+        let mut recount = Recount::new(&plan.spec, &BuiltinFormats);
+        for (number, (input, next)) in plan.inputs.iter().zip(&shown.next).enumerate() {
             for (start, next) in input.partitions.iter().zip(next) {
                 let waker: tallyflow_dataflows::source::Waker = Arc::new(|| {});
                 let source = self.log.open(&input.topic, start.partition, start.from, waker);
@@ -106,12 +108,13 @@ impl Node {
     }
 
     fn shown(&self, job: &Job) -> Option<Shown> {
-        job.read(|results| {
+        job.read_with_plan(|plan, results| {
             let a = *results.accounting();
             let line = |(subject, group, values): (&str, &Group, &[Decimal])| {
                 ((subject.to_owned(), group.text()), (group.clone(), values.to_vec()))
             };
             Shown {
+                plan: plan.clone(),
                 epoch: results.epoch().unwrap_or_default(),
                 next: results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect(),
                 read: a.read,

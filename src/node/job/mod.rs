@@ -3,8 +3,8 @@
 mod beside;
 mod status;
 
-pub use beside::Progress;
-pub use status::{InputStatus, JobStatus, Replacing, SinkStatus};
+pub use beside::{Applied, Failed, Place};
+pub use status::{JobStatus, SinkStatus};
 
 use crate::node::polls::JobRefill;
 use beside::Beside;
@@ -75,6 +75,8 @@ pub struct Plan {
 
 struct Inner {
     plan: Arc<Plan>,
+    /// Counts the plans that were taken up, but for those that differ in the engine's id alone.
+    form: u64,
     beside: Option<Beside>,
     /// Why the last try to replace it failed.
     beside_error: Option<String>,
@@ -110,6 +112,7 @@ impl Job {
         let name = spec.name.clone();
         let inner = Inner {
             plan: Arc::new(Plan { engine_id: id, spec, inputs, graph }),
+            form: 0,
             beside: None,
             beside_error: None,
             state: JobState::Starting,
@@ -152,66 +155,26 @@ impl Job {
         inner.results.epoch().map(|_| look(&inner.results))
     }
 
+    /// Looks at the results together with what they are of.
+    pub fn read_with_plan<R>(&self, look: impl FnOnce(&Arc<Plan>, &JobResults) -> R) -> Option<R> {
+        let inner = self.lock();
+        inner.results.epoch().map(|_| look(&inner.plan, &inner.results))
+    }
+
+    /// Which form of it this is: another once it was replaced.
+    pub fn form(&self) -> u64 {
+        self.lock().form
+    }
+
+    /// Looks at the results if they are of that form.
+    pub fn read_form<R>(&self, form: u64, look: impl FnOnce(&JobResults) -> R) -> Option<R> {
+        let inner = self.lock();
+        (inner.form == form && inner.results.epoch().is_some()).then(|| look(&inner.results))
+    }
+
     /// Changes every time an epoch is applied or the state changes.
     pub fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
-    }
-
-    /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
-    /// reached. A cancelled job stays where it is, whatever its engine had still to tell.
-    pub fn apply(&self, update: EpochUpdate) {
-        {
-            let mut inner = self.lock();
-            let inner = &mut *inner;
-            if inner.state == JobState::Cancelled {
-                return;
-            }
-            let Some((results, target)) = &mut inner.catching_up else {
-                inner.results.apply(update);
-                self.tell();
-                return;
-            };
-            results.apply(update);
-            let reached = |(places, target): (&[(Offset, Offset)], &Vec<Offset>)| {
-                places.iter().zip(target).all(|((next, _), target)| next >= target)
-            };
-            if !results.inputs().map(|(_, places)| places).zip(&*target).all(reached) {
-                return;
-            }
-            if let Some((mut results, _)) = inner.catching_up.take() {
-                if inner.results.epoch().is_some() {
-                    results.take_over(&inner.results);
-                }
-                inner.results = results;
-            }
-            if inner.state == JobState::Recovering {
-                inner.state = JobState::Running;
-            }
-        }
-        self.tell();
-    }
-
-    /// The engine knows it by another id from now on.
-    pub fn rename(&self, engine_id: JobId) {
-        let mut inner = self.lock();
-        let Plan { spec, inputs, graph, .. } = &*inner.plan;
-        inner.plan = Arc::new(Plan { engine_id, spec: spec.clone(), inputs: inputs.clone(), graph: graph.clone() });
-    }
-
-    /// Takes other sinks and another `top`, which change nothing that is counted.
-    pub fn retune(&self, spec: JobSpec) {
-        {
-            let mut inner = self.lock();
-            let top = Shape::of(&spec, &inner.plan.inputs).top;
-            inner.results.set_top(top);
-            if let Some((results, _)) = &mut inner.catching_up {
-                results.set_top(top);
-            }
-            let Plan { engine_id, inputs, graph, .. } = &*inner.plan;
-            inner.plan = Arc::new(Plan { engine_id: *engine_id, spec, inputs: inputs.clone(), graph: graph.clone() });
-            inner.sinks.clear();
-        }
-        self.tell();
     }
 
     /// Puts back what a cancelled job last showed.
@@ -222,19 +185,18 @@ impl Job {
     /// The engine begins anew: nothing is shown until `at_least`, and what was shown before, is
     /// reached again.
     pub fn catch_up(&self, at_least: Vec<Vec<Offset>>) {
+        self.lock().catch_up(at_least);
+        self.tell();
+    }
+
+    /// Likewise in an engine that knows it by another id from now on.
+    pub fn catch_up_as(&self, engine_id: JobId, at_least: Vec<Vec<Offset>>) {
         {
             let mut inner = self.lock();
-            let shown: Vec<Vec<Offset>> =
-                inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
-            let target =
-                shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
-            let target: Vec<Vec<Offset>> = target.collect();
-            if let Some(halt) = inner.halt.as_mut().filter(|halt| halt.until.is_none()) {
-                // "Where you are" means where it was.
-                halt.until = Some(target.clone());
-            }
-            inner.catching_up = Some((JobResults::new(inner.results.shape().clone()), target));
-            inner.state = JobState::Recovering;
+            let Plan { spec, inputs, graph, .. } = &*inner.plan;
+            inner.plan = Arc::new(Plan { engine_id, spec: spec.clone(), inputs: inputs.clone(), graph: graph.clone() });
+            inner.beside_error = None;
+            inner.catch_up(at_least);
         }
         self.tell();
     }
@@ -328,8 +290,12 @@ impl Job {
         self.tell();
     }
 
-    pub fn set_sink(&self, index: usize, status: SinkStatus) {
+    /// Notes how far a sink of a form has come.
+    pub fn set_sink(&self, form: u64, index: usize, status: SinkStatus) {
         let mut inner = self.lock();
+        if inner.form != form {
+            return;
+        }
         if index < inner.sinks.len() {
             inner.sinks[index] = status;
         } else {
@@ -345,4 +311,52 @@ impl Job {
         self.news.send_modify(|n| *n += 1);
         self.changed.notify_all();
     }
+}
+
+impl Inner {
+    /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
+    /// reached. A cancelled job stays where it is, whatever its engine had still to tell. Whether readers
+    /// are to hear of it.
+    fn apply(&mut self, update: EpochUpdate) -> bool {
+        let Some((results, target)) = &mut self.catching_up else {
+            self.results.apply(update);
+            return true;
+        };
+        results.apply(update);
+        if !has_reached(results, target) {
+            return false;
+        }
+        if let Some((mut results, _)) = self.catching_up.take() {
+            if self.results.epoch().is_some() {
+                results.take_over(&self.results);
+            }
+            self.results = results;
+        }
+        if self.state == JobState::Recovering {
+            self.state = JobState::Running;
+        }
+        true
+    }
+
+    fn catch_up(&mut self, at_least: Vec<Vec<Offset>>) {
+        let shown: Vec<Vec<Offset>> =
+            self.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
+        let target =
+            shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
+        let target: Vec<Vec<Offset>> = target.collect();
+        if let Some(halt) = self.halt.as_mut().filter(|halt| halt.until.is_none()) {
+            // "Where you are" means where it was.
+            halt.until = Some(target.clone());
+        }
+        self.catching_up = Some((JobResults::new(self.results.shape().clone()), target));
+        self.state = JobState::Recovering;
+    }
+}
+
+/// Whether results have come to these places, by input and partition.
+fn has_reached(results: &JobResults, target: &[Vec<Offset>]) -> bool {
+    let reached = |(places, target): (&[(Offset, Offset)], &Vec<Offset>)| {
+        places.iter().zip(target).all(|((next, _), target)| next >= target)
+    };
+    results.inputs().map(|(_, places)| places).zip(target).all(reached)
 }
