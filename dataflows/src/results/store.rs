@@ -51,6 +51,8 @@ pub struct JobResults {
     recent_lines: usize,
     /// Deltas can be told from this epoch on.
     known_since: Epoch,
+    /// How often what is shown of an epoch has changed without an epoch of its own.
+    looks: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -129,6 +131,7 @@ impl JobResults {
             recent: VecDeque::new(),
             recent_lines: 0,
             known_since: Epoch(0),
+            looks: 0,
         }
     }
 
@@ -348,6 +351,7 @@ impl JobResults {
     /// Shows another number of lines of each subject. Readers of deltas begin with a snapshot again.
     pub fn set_top(&mut self, top: Option<usize>) {
         self.shape.top = top;
+        self.looks += 1;
         self.recent.clear();
         self.recent_lines = 0;
         self.known_since = Epoch(self.epoch.0 + 1);
@@ -398,6 +402,15 @@ impl JobResults {
     /// The newest closed epoch; `None` before the first.
     pub fn epoch(&self) -> Option<Epoch> {
         (self.epoch > Epoch(0)).then_some(self.epoch)
+    }
+
+    /// What tells this look at the results from every other: the epoch, and how often what is shown has
+    /// changed between epochs, where it has.
+    pub fn tag(&self) -> String {
+        match self.looks {
+            0 => self.epoch.to_string(),
+            looks => format!("{}-{looks}", self.epoch),
+        }
     }
 
     /// When it closed, in ms since 1970.
