@@ -136,6 +136,32 @@ async fn a_job_file_is_answered_with_every_fault_or_the_job() {
 }
 
 #[tokio::test]
+async fn a_job_is_replaced_or_submitted_and_its_dead_letters_are_redriven() {
+    let server = Server::new();
+    let toml = [("content-type", "application/toml")];
+    for status in [201, 200] {
+        let answer = server.send("POST", "/api/jobs?replace=true", &toml, "good").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("location")),
+            (status, "/api/jobs/good"),
+            "{}",
+            answer.text()
+        );
+        assert_eq!(answer.json()["name"], "good");
+    }
+    assert_eq!(server.send("POST", "/api/jobs?replace=false", &toml, "taken").await.status, StatusCode::CONFLICT);
+    let in_the_way = server.send("POST", "/api/jobs?replace=true", &toml, "taken").await;
+    assert_eq!((in_the_way.status.as_u16(), &in_the_way.json()["detail"]), (409, &json!("it is paused: resume it")));
+    assert_eq!(server.send("POST", "/api/jobs?replace=true", &toml, "bad").await.status.as_u16(), 422);
+    assert_eq!(server.send("POST", "/api/jobs?replace=yes", &toml, "good").await.status, StatusCode::BAD_REQUEST);
+    let redriven = server.post("/api/jobs/good/dead-letters/redrive", "").await;
+    assert_eq!((redriven.status.as_u16(), redriven.header("location")), (202, "/api/jobs/good"));
+    assert_eq!(server.post("/api/jobs/none/dead-letters/redrive", "").await.status, StatusCode::NOT_FOUND);
+    server.post("/api/jobs/good/pause", "").await;
+    assert_eq!(server.post("/api/jobs/good/dead-letters/redrive", "").await.status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
 async fn jobs_are_listed_in_parts_paused_resumed_and_cancelled() {
     let server = Server::new();
     for name in ["c", "a", "b"] {

@@ -73,9 +73,9 @@ fn a_replacement_goes_on_and_ends_where_the_node_is_killed_in_its_midst() {
     signal(pid, "STOP");
     assert_eq!(replace(&server.http, BY_POLL).0, 200);
     server.http.append("votes", votes::lines(N, N + 100));
-    server.kill();
-    // It can't notice that its node is gone.
+    // Standing still it would not notice that its node is gone.
     signal(pid, "KILL");
+    server.kill();
     let server = Server::start_with(dir.path(), 2, &PATIENT);
     wait_for_new(&server.http, N + 100);
     let (status, _) = server.terminate();
