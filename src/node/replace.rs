@@ -68,8 +68,8 @@ impl Node {
         }
         if is_polls(&plan.spec) || is_polls(&spec) {
             return Err(SubmitError::InTheWay(format!(
-                "job {:?} is one of polls or would become one: while it runs, only its sinks and the defaults in [polls] but \
-                 `ahead` can be replaced; cancel it, submit it again and make its polls anew",
+                "job {:?} is one of polls or would become one: while it runs, only its sinks and the defaults in \
+                 [polls] can be replaced; cancel it, submit it again and make its polls anew",
                 job.name()
             )));
         }
