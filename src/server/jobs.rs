@@ -44,7 +44,8 @@ async fn job_text(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Jo
         Some("application/json") => Some(true),
         Some("application/toml" | "text/x-toml" | "text/toml") => Some(false),
         // What clients send who were not told a type.
-        None | Some("" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded") => None,
+        None => None,
+        Some(untold) if body::UNTOLD.contains(&untold) => None,
         Some(other) => {
             let detail = format!("a job file is application/toml or application/json, not {other:?}");
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
