@@ -71,6 +71,8 @@ pub enum BenchWorkload {
     Posts,
     /// Votes by option, the last of each voter
     Votes,
+    /// Posts in 1,000 polls of 4 options each
+    Polls,
     /// Many readers of one job's events
     Viewers,
 }

@@ -303,6 +303,14 @@ impl Posts {
     }
 }
 
+/// The hashtag of this number as posts have it, without a sign. With [`SimulateOptions::hashtags`] of them
+/// the numbers go from 0, the most used, up to that.
+pub fn hashtag_name(number: u16) -> String {
+    let mut name = Vec::new();
+    tag_name(&mut name, number);
+    String::from_utf8_lossy(&name).into_owned()
+}
+
 fn tag_name(out: &mut Vec<u8>, tag: u16) {
     out.extend_from_slice(TAGS[usize::from(tag) % TAGS.len()].as_bytes());
     let round = usize::from(tag) / TAGS.len();
@@ -386,11 +394,7 @@ impl Claims for Posts {
         let line = |(tag, &count): (usize, &i64)| {
             let group = match tag.checked_sub(self.hashtags as usize) {
                 Some(of_saying) => self.names[of_saying].clone(),
-                None => {
-                    let mut name = Vec::new();
-                    tag_name(&mut name, tag as u16);
-                    String::from_utf8_lossy(&name).to_lowercase()
-                }
+                None => hashtag_name(tag as u16).to_lowercase(),
             };
             Line { subject: self.subject.clone(), group, value: Decimal::from_int(count) }
         };
