@@ -127,8 +127,8 @@ pub struct Difference {
 pub enum RecountError {
     #[error(transparent)]
     Job(#[from] JobError),
-    #[error("the polls of job {job:?} are being changed; try again in a moment")]
-    PollsChange { job: String },
+    #[error("the past of polls of job {job:?} is being counted beside it; try again when that is done")]
+    Unsettled { job: String },
     #[error("job {job:?} has shown nothing yet; try again when it has an epoch")]
     Nothing { job: String },
     #[error(

@@ -19,9 +19,9 @@ const DIFFERENCES_MAX: usize = 100;
 /// What one read of the log hands over.
 const BUDGET: Budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: Offset(u64::MAX) };
 
-/// How long a recount waits for changes of polls, and how often it looks.
-const POLLS_WAIT: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a recount waits for polls that are being counted, and how often it looks.
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
+const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the job shows, to be compared.
 struct Shown {
@@ -39,13 +39,12 @@ impl Node {
     pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
         let started = Instant::now();
-        let max = self.config.recount_records_max;
         let plan = job.plan();
-        let (shown, polls) = match plan.spec.dataflow {
-            Dataflow::Tally(_) => (self.shown(&job), Vec::new()),
+        let (shown, polls) = match &plan.spec.dataflow {
+            Dataflow::Tally(_) => (self.shown(&job)?, Vec::new()),
             Dataflow::Polls(_) => self.shown_with_polls(&job)?,
         };
-        let shown = shown.ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
+        let max = self.config.recount_records_max;
         let records: u64 = plan
             .inputs
             .iter()
@@ -111,34 +110,35 @@ impl Node {
         Ok(Recounted { job: name.to_owned(), epoch: shown.epoch, equal, records: shown.read, ms, differences })
     }
 
-    /// What a job of polls shows, with the polls that it is by. Waits for changes of polls that are under
-    /// way: what is shown in the midst of one is by versions that are not kept.
-    fn shown_with_polls(&self, job: &Job) -> Result<(Option<Shown>, Vec<PollInForce>), RecountError> {
-        let deadline = Instant::now() + POLLS_WAIT;
+    /// What a job of polls shows, and the polls that it shows, as soon as these are all in their newest
+    /// versions.
+    fn shown_with_polls(&self, job: &Job) -> Result<(Shown, Vec<PollInForce>), RecountError> {
+        let deadline = Instant::now() + SETTLE_WAIT;
         loop {
-            let settled = || lock(&self.polls).job(job).settled();
-            if let Some(polls) = settled() {
-                let shown = self.shown(job);
-                let subjects = job.read(|results| {
-                    let mut ids: Vec<String> = results.subjects("").into_iter().map(|(id, ..)| id).collect();
-                    ids.sort_unstable();
-                    ids
-                });
-                let mut ids: Vec<String> = polls.iter().map(|poll| poll.poll.id.clone()).collect();
-                ids.sort_unstable();
-                if subjects.is_none_or(|subjects| subjects == ids) && settled().as_ref() == Some(&polls) {
-                    return Ok((shown, polls));
+            {
+                // Nothing becomes of a poll while this is held.
+                let polls = lock(&self.polls);
+                if let Some(in_force) = polls.settled(job) {
+                    let shown = self.shown(job)?;
+                    // One that was just opened has its lines from the next epoch on.
+                    let has_lines = |poll: &PollInForce| {
+                        let option = poll.poll.options.first().cloned().unwrap_or_default();
+                        shown.lines.contains_key(&(poll.poll.id.clone(), option))
+                    };
+                    if in_force.iter().all(has_lines) {
+                        return Ok((shown, in_force));
+                    }
                 }
             }
             if Instant::now() > deadline {
-                return Err(RecountError::PollsChange { job: job.name().to_owned() });
+                return Err(RecountError::Unsettled { job: job.name().to_owned() });
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(SETTLE_AGAIN);
         }
     }
 
-    fn shown(&self, job: &Job) -> Option<Shown> {
-        job.read(|results| {
+    fn shown(&self, job: &Job) -> Result<Shown, RecountError> {
+        let shown = job.read(|results| {
             let a = *results.accounting();
             let line = |(subject, group, values): (&str, &Group, &[Decimal])| {
                 ((subject.to_owned(), group.text()), (group.clone(), values.to_vec()))
@@ -158,6 +158,7 @@ impl Node {
                     a.superseded + a.duplicate + a.late + a.voided,
                 ],
             }
-        })
+        });
+        shown.ok_or_else(|| RecountError::Nothing { job: job.name().to_owned() })
     }
 }

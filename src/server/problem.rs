@@ -165,7 +165,7 @@ impl From<RecountError> for Problem {
         let detail = error.to_string();
         match error {
             RecountError::Job(error) => error.into(),
-            RecountError::Nothing { .. } | RecountError::PollsChange { .. } => Problem::not_yet(detail),
+            RecountError::Nothing { .. } | RecountError::Unsettled { .. } => Problem::not_yet(detail),
             RecountError::TooLarge { .. } => Problem::refused(detail),
             RecountError::Failed(_) => Problem::internal(detail),
         }

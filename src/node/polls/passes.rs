@@ -130,17 +130,6 @@ impl Passes {
         self.in_force.values().cloned().collect()
     }
 
-    /// All polls, if what the engine shows and what its records count as is by just these: nothing waits,
-    /// runs or is to be removed.
-    pub fn settled(&self) -> Option<Vec<PollInForce>> {
-        let settled = self.installed
-            && self.opening.is_none()
-            && self.running.is_none()
-            && self.waiting.is_empty()
-            && self.hidden.is_empty();
-        settled.then(|| self.in_force.values().cloned().collect())
-    }
-
     /// No engine runs the job any more. `catching_up`: whether what the engine showed was not what
     /// readers saw.
     pub fn engine_gone(&mut self, catching_up: bool) {
@@ -421,6 +410,15 @@ impl Passes {
         let of_it = |pass: &&Pass| pass.add.iter().any(|(added, shown)| added == id && shown.version == version);
         let (records, of) = self.running.as_ref().filter(of_it).map_or((0, None), |pass| (pass.records, pass.of));
         Some(Filling { version, records, of, error: self.failed.get(id).cloned() })
+    }
+
+    /// The polls, if what readers see is all of them in their newest versions and nothing else, and what
+    /// was removed is no longer in the way of anything.
+    pub fn settled(&self, catching_up: bool) -> Option<Vec<PollInForce>> {
+        let nothing_left =
+            self.opening.is_none() && self.hidden.is_empty() && self.waiting.is_empty() && self.running.is_none();
+        let newest = self.in_force.keys().all(|id| self.filling(id, catching_up).is_none());
+        (nothing_left && newest).then(|| self.in_force.values().cloned().collect())
     }
 
     /// How many records the pass that runs has read, and of how many.
