@@ -19,7 +19,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Everything on one machine: embedded log, simulated feeds, three jobs, a page
+    /// Everything on one machine: embedded log, simulated feeds, four jobs, two polls, a page
     Demo(DemoArgs),
     /// The server
     Serve(ServeArgs),
