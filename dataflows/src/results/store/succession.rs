@@ -35,10 +35,18 @@ impl JobResults {
         self.gone.insert(subject.name.clone(), (place, indexes));
     }
 
-    /// Takes over from the results that were served before the engine was started again: what
-    /// differs becomes one change, so that readers go on without a gap.
+    /// Takes over from the results that were served before, of an engine that is gone or of another form
+    /// of the job: what differs becomes one change, so that readers go on without a gap.
     pub fn take_over(&mut self, before: &JobResults) {
         debug_assert!(self.epoch > before.epoch);
+        let (shape, was) = (&self.shape, &before.shape);
+        if (&shape.aggregates, shape.has_total, shape.top) != (&was.aggregates, was.has_total, was.top) {
+            // What readers hold has another form: they begin with a snapshot again.
+            self.recent.clear();
+            self.recent_lines = 0;
+            self.known_since = self.epoch;
+            return;
+        }
         let ids: HashMap<u32, u64> = self.subject_index.iter().map(|(id, place)| (*place, *id)).collect();
         let mut places: HashMap<String, u32> = HashMap::new();
         for (place, subject) in self.subjects.iter().enumerate() {
