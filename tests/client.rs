@@ -283,9 +283,9 @@ fn polls_are_listed_with_state_and_total() {
     let server = Fake::new(move |_, _| answer("200 OK", &body));
     let output = server.run(&["poll", "list", "--job", "polls"]);
     let expected = "\
-poll   state                         options                 total  opens                 closes
-a      open                                1  12345678901234567890  2026-11-21T09:00:00Z  2026-11-22T09:00:00Z
-moods  filling (120 of 5000 records)       2                     -  2026-11-21T10:00:00Z  -
+poll   state                          options                 total  opens                 closes
+a      open                                 1  12345678901234567890  2026-11-21T09:00:00Z  2026-11-22T09:00:00Z
+moods  filling (120 of 5000 records)        2                     -  2026-11-21T10:00:00Z  -
 ";
     assert_eq!(stdout(&output), expected, "{}", stderr(&output));
     assert_eq!(server.requests()[0].line, "GET /api/polls?job=polls&limit=1000 HTTP/1.1");

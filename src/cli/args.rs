@@ -19,7 +19,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Everything on one machine: embedded log, simulated feeds, three jobs, a page
+    /// Everything on one machine: embedded log, simulated feeds, four jobs, two polls, a page
     Demo(DemoArgs),
     /// The server
     Serve(ServeArgs),
@@ -71,6 +71,8 @@ pub enum BenchWorkload {
     Posts,
     /// Votes by option, the last of each voter
     Votes,
+    /// Posts in 1,000 polls of 4 options each
+    Polls,
     /// Many readers of one job's events
     Viewers,
 }

@@ -17,6 +17,7 @@ mod serve;
 mod topics;
 mod watch;
 
+use crate::bench::Named;
 use anyhow::Context;
 use args::{Cli, Command, FeedCommand, TopicCommand};
 use clap::Parser;
@@ -25,7 +26,6 @@ use output::OutputError;
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use tallyflow_connectors::feeds::simulate::Workload;
 
 /// How a command that could do its work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +107,9 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
 fn bench(args: &args::BenchArgs) -> anyhow::Result<()> {
     let json = args.format == args::Format::Json;
     let workload = match args.workload {
-        args::BenchWorkload::Posts => Workload::Posts,
-        args::BenchWorkload::Votes => Workload::Votes,
+        args::BenchWorkload::Posts => Named::Posts,
+        args::BenchWorkload::Votes => Named::Votes,
+        args::BenchWorkload::Polls => Named::Polls,
         args::BenchWorkload::Viewers => {
             let runtime = serve::runtime()?;
             return runtime.block_on(crate::bench::viewers::run(args.viewers, args.deltas, args.for_, json));

@@ -128,8 +128,8 @@ pub struct Difference {
 pub enum RecountError {
     #[error(transparent)]
     Job(#[from] JobError),
-    #[error("job {job:?} is one of polls, which can't be recounted in this version")]
-    Polls { job: String },
+    #[error("the past of polls of job {job:?} is being counted beside it; try again when that is done")]
+    Unsettled { job: String },
     #[error("job {job:?} has shown nothing yet; try again when it has an epoch")]
     Nothing { job: String },
     #[error(

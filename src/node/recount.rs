@@ -1,10 +1,10 @@
 //! The recount: reads the log again and compares.
 
 use crate::node::job::{Job, Plan};
-use crate::node::{Difference, Node, RecountError, Recounted};
+use crate::node::{Difference, Node, RecountError, Recounted, lock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::number::Decimal;
@@ -12,11 +12,16 @@ use tallyflow_dataflows::recount::Recount;
 use tallyflow_dataflows::results::Group;
 use tallyflow_dataflows::source::{Budget, Source};
 use tallyflow_dataflows::spec::Dataflow;
+use tallyflow_dataflows::spec::polls::PollInForce;
 
 /// How many differences are named.
 const DIFFERENCES_MAX: usize = 100;
 /// What one read of the log hands over.
 const BUDGET: Budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: Offset(u64::MAX) };
+
+/// How long a recount waits for polls that are being counted, and how often it looks.
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
+const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the job shows, to be compared.
 struct Shown {
@@ -34,14 +39,14 @@ impl Node {
     /// it shows now. Blocks while it reads; the job goes on meanwhile.
     pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
-        if let Dataflow::Polls(_) = &job.plan().spec.dataflow {
-            return Err(RecountError::Polls { job: name.to_owned() });
-        }
         let started = Instant::now();
-        let shown = self.shown(&job).ok_or_else(|| RecountError::Nothing { job: name.to_owned() })?;
+        let (shown, polls) = match &job.plan().spec.dataflow {
+            Dataflow::Tally(_) => (self.shown(&job)?, Vec::new()),
+            Dataflow::Polls(_) => self.shown_with_polls(&job)?,
+        };
         let max = self.config.recount_records_max;
         // The plan of just these numbers: another form may take the job's place at any time.
-        let plan = shown.plan;
+        let plan = shown.plan.clone();
         let records: u64 = plan
             .inputs
             .iter()
@@ -51,7 +56,7 @@ impl Node {
         if records > max {
             return Err(RecountError::TooLarge { records, max });
         }
-        let mut recount = Recount::new(&plan.spec, &BuiltinFormats);
+        let mut recount = Recount::with_polls(&plan.spec, &BuiltinFormats, &polls);
         for (number, (input, next)) in plan.inputs.iter().zip(&shown.next).enumerate() {
             for (start, next) in input.partitions.iter().zip(next) {
                 let waker: tallyflow_dataflows::source::Waker = Arc::new(|| {});
@@ -107,8 +112,35 @@ impl Node {
         Ok(Recounted { job: name.to_owned(), epoch: shown.epoch, equal, records: shown.read, ms, differences })
     }
 
-    fn shown(&self, job: &Job) -> Option<Shown> {
-        job.read_with_plan(|plan, results| {
+    /// What a job of polls shows, and the polls that it shows, as soon as these are all in their newest
+    /// versions.
+    fn shown_with_polls(&self, job: &Job) -> Result<(Shown, Vec<PollInForce>), RecountError> {
+        let deadline = Instant::now() + SETTLE_WAIT;
+        loop {
+            {
+                // Nothing becomes of a poll while this is held.
+                let polls = lock(&self.polls);
+                if let Some(in_force) = polls.settled(job) {
+                    let shown = self.shown(job)?;
+                    // One that was just opened has its lines from the next epoch on.
+                    let has_lines = |poll: &PollInForce| {
+                        let option = poll.poll.options.first().cloned().unwrap_or_default();
+                        shown.lines.contains_key(&(poll.poll.id.clone(), option))
+                    };
+                    if in_force.iter().all(has_lines) {
+                        return Ok((shown, in_force));
+                    }
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(RecountError::Unsettled { job: job.name().to_owned() });
+            }
+            std::thread::sleep(SETTLE_AGAIN);
+        }
+    }
+
+    fn shown(&self, job: &Job) -> Result<Shown, RecountError> {
+        let shown = job.read_with_plan(|plan, results| {
             let a = *results.accounting();
             let line = |(subject, group, values): (&str, &Group, &[Decimal])| {
                 ((subject.to_owned(), group.text()), (group.clone(), values.to_vec()))
@@ -129,6 +161,7 @@ impl Node {
                     a.superseded + a.duplicate + a.late + a.voided,
                 ],
             }
-        })
+        });
+        shown.ok_or_else(|| RecountError::Nothing { job: job.name().to_owned() })
     }
 }

@@ -45,7 +45,8 @@ async fn job_text(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Jo
         Some("application/json") => Some(true),
         Some("application/toml" | "text/x-toml" | "text/toml") => Some(false),
         // What clients send who were not told a type.
-        None | Some("" | "text/plain" | "application/octet-stream" | "application/x-www-form-urlencoded") => None,
+        None => None,
+        Some(untold) if body::UNTOLD.contains(&untold) => None,
         Some(other) => {
             let detail = format!("a job file is application/toml or application/json, not {other:?}");
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -251,7 +252,7 @@ async fn resume(State(shared): State<Arc<Shared>>, Name(name): Name, query: Quer
         (status = 409, description = "The job is in a state in which that can't be", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Too many records to recount in memory", body = Problem, content_type = "application/problem+json"),
         (status = 500, response = Problem),
-        (status = 503, description = "The job has shown nothing yet", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The job has shown nothing yet, or polls of it are being counted beside it", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn recount(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {

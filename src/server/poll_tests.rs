@@ -108,7 +108,7 @@ async fn a_definition_is_refused_with_every_fault_and_its_remedy() {
     assert_eq!(faulty.status, StatusCode::UNPROCESSABLE_ENTITY);
     let faults = faulty.json()["faults"].clone();
     let keys: Vec<&str> = faults.as_array().unwrap().iter().map(|f| f["key"].as_str().unwrap()).collect();
-    assert_eq!(keys, ["id", "options", "colour"], "{faults}");
+    assert_eq!(keys, ["colour", "id", "options"], "{faults}");
     assert_eq!(server.patch("/api/polls/a", r#"{"id": "b"}"#).await.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(server.patch("/api/polls/none", "{}").await.status, StatusCode::NOT_FOUND);
     let many: Vec<String> = (0..10_000).map(|n| format!("\"o{n}\"")).collect();

@@ -165,8 +165,8 @@ impl From<RecountError> for Problem {
         let detail = error.to_string();
         match error {
             RecountError::Job(error) => error.into(),
-            RecountError::Nothing { .. } => Problem::not_yet(detail),
-            RecountError::TooLarge { .. } | RecountError::Polls { .. } => Problem::refused(detail),
+            RecountError::Nothing { .. } | RecountError::Unsettled { .. } => Problem::not_yet(detail),
+            RecountError::TooLarge { .. } => Problem::refused(detail),
             RecountError::Failed(_) => Problem::internal(detail),
         }
     }

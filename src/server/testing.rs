@@ -237,8 +237,8 @@ impl Host for TestHost {
         })
     }
     fn create_poll(&self, definition: &str) -> Result<PollView, PollError> {
-        let jobs = self.jobs();
-        let known: Vec<PollsJob<'_>> = jobs.iter().filter_map(|job| polls_job(job)).collect();
+        let plans: Vec<_> = self.jobs().iter().map(|job| job.plan()).collect();
+        let known: Vec<PollsJob<'_>> = plans.iter().filter_map(|plan| polls_job(plan)).collect();
         if known.is_empty() {
             return Err(PollError::NoJob);
         }
@@ -263,9 +263,9 @@ impl Host for TestHost {
     }
     fn change_poll(&self, id: &str, change: &str) -> Result<PollView, PollError> {
         let mut view = self.poll(id)?;
-        let job = view.job.clone();
+        let plan = view.job.plan();
         view.in_force.poll =
-            changed_poll(change, &view.in_force.poll, &polls_job(&job).unwrap()).map_err(PollError::Faults)?;
+            changed_poll(change, &view.in_force.poll, &polls_job(&plan).unwrap()).map_err(PollError::Faults)?;
         view.in_force.version += 1;
         self.polls.lock().unwrap().insert(id.to_owned(), view.clone());
         Ok(view)

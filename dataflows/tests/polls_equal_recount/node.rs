@@ -194,6 +194,16 @@ pub fn run(program: &Program, workers: usize) {
     Check::new(&spec, &log, &first).all(&node.seen.borrow(), &in_force);
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (running, waiting, events) = (&self.running, &self.waiting, &self.bench.poll_events);
+            eprintln!("running {running:#?}\nwaiting {waiting:#?}\nevents {events:#?}");
+            eprintln!("{} written, read {:?}", self.writer.written, self.seen.borrow().last());
+        }
+    }
+}
+
 impl Node {
     fn has_read(&self) -> bool {
         self.bench.results.accounting().read >= self.writer.written

@@ -39,8 +39,8 @@ use tallyflow_dataflows::spec::{Dataflow, Fault};
 use tallyflow_dataflows::update::{JobId, PollEvent};
 
 /// The most polls of a job, and the most options of all of them: each record is matched against all.
-pub const POLLS_MAX: usize = 10_000;
-pub const OPTIONS_MAX: usize = 100_000;
+pub const POLLS_MAX: usize = 250_000;
+pub const OPTIONS_MAX: usize = 1_000_000;
 
 /// How long a poll waits for the engine to open it.
 const OPEN_WAIT: Duration = Duration::from_secs(10);

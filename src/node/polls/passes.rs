@@ -412,6 +412,15 @@ impl Passes {
         Some(Filling { version, records, of, error: self.failed.get(id).cloned() })
     }
 
+    /// The polls, if what readers see is all of them in their newest versions and nothing else, and what
+    /// was removed is no longer in the way of anything.
+    pub fn settled(&self, catching_up: bool) -> Option<Vec<PollInForce>> {
+        let nothing_left =
+            self.opening.is_none() && self.hidden.is_empty() && self.waiting.is_empty() && self.running.is_none();
+        let newest = self.in_force.keys().all(|id| self.filling(id, catching_up).is_none());
+        (nothing_left && newest).then(|| self.in_force.values().cloned().collect())
+    }
+
     /// How many records the pass that runs has read, and of how many.
     pub fn progress(&self) -> Option<(u64, u64)> {
         self.running.as_ref().map(|pass| (pass.records, pass.of.unwrap_or(0)))

@@ -216,6 +216,14 @@ impl Polls {
         })
     }
 
+    /// The polls of a job whose numbers are all shown.
+    pub fn settled(&self, job: &Job) -> Option<Vec<PollInForce>> {
+        match self.jobs.get(&job.id) {
+            Some(passes) => passes.settled(job.is_catching_up()),
+            None => Some(Vec::new()),
+        }
+    }
+
     /// The jobs in which something has failed that could be tried again.
     pub fn failed(&self) -> Vec<JobId> {
         self.jobs.iter().filter(|(_, passes)| passes.has_failed()).map(|(job, _)| *job).collect()

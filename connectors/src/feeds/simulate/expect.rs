@@ -2,6 +2,7 @@
 
 use super::Claims;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use tallyflow_dataflows::number::Decimal;
 
 /// What the job named at the [`Workload`](super::Workload) must show once it has read every record.
@@ -14,12 +15,28 @@ pub struct Expect {
     pub accounting: Accounting,
     /// Every line with its value, by subject, then by group.
     pub lines: Vec<Line>,
+    /// What polls over all records must show, by id; of posts only. See [`Workload::Posts`](super::Workload).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub polls: BTreeMap<&'static str, PollExpect>,
+}
+
+/// What a poll must show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PollExpect {
+    /// The sum of its lines.
+    pub total: Decimal,
+    pub claims: u64,
+    pub counted: u64,
+    /// A line for each option, by its name.
+    pub lines: Vec<Line>,
 }
 
 /// What must have become of the records, as far as it does not depend on how they were read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Accounting {
     pub read: u64,
+    /// Deletions: each takes back what its message says, and makes no claim.
+    pub irrelevant: u64,
     pub matched: u64,
     pub claims: u64,
     pub counted: u64,
@@ -37,18 +54,20 @@ pub struct Line {
 }
 
 impl Expect {
-    /// Every record is one claim and decodes; each entity has exactly one that counts.
+    /// Every record decodes; each entity that is not deleted has exactly one claim that counts.
     pub(super) fn new(workload: &'static str, seed: u64, records: u64, claims: &dyn Claims) -> Self {
         let mut lines = claims.lines();
         lines.sort_unstable();
-        let counted = claims.entities();
+        let (counted, irrelevant) = (claims.counted(), claims.irrelevant());
+        let matched = records - irrelevant;
         let accounting = Accounting {
             read: records,
-            matched: records,
-            claims: records,
+            irrelevant,
+            matched,
+            claims: matched,
             counted,
-            superseded_duplicate_late: records - counted,
+            superseded_duplicate_late: matched - counted,
         };
-        Expect { workload, seed, records, accounting, lines }
+        Expect { workload, seed, records, accounting, lines, polls: claims.polls() }
     }
 }

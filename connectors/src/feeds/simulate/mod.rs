@@ -11,17 +11,22 @@
 mod delivery;
 mod expect;
 mod orders;
+mod polls;
 mod posts;
+mod sayings;
 #[cfg(test)]
 mod tests;
 mod votes;
 mod write;
 
-pub use expect::{Accounting, Expect, Line};
+pub use expect::{Accounting, Expect, Line, PollExpect};
+pub use posts::hashtag_name;
+pub use sayings::{LANGUAGES, MOODS};
 
 use delivery::Delivery;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 
 /// Hashtags and options are kept as 16-bit numbers.
 const CHOICES_MAX: u32 = 65_000;
@@ -34,7 +39,9 @@ const RATE_MAX: f64 = 1e9;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
     /// `post` records of about 300 bytes. Counted by the job: `format = "post"`, `group = ["/hashtags"]`,
-    /// `keep = "last"`, `order = "/at"`, no subject and the name [`SimulateOptions::subject`].
+    /// `keep = "last"`, `order = "/at"`, no subject and the name [`SimulateOptions::subject`]. And by two
+    /// polls that match words and are open all the time: `moods` with the options [`MOODS`], many choices
+    /// and no entity; `languages` with the options [`LANGUAGES`], one choice, and of each author the last.
     Posts,
     /// `vote` records of about 100 bytes. Counted by the job: `format = "vote"`, `subject = "/poll"`,
     /// `group = ["/option"]`, `entity = ["/voter"]`, `keep = "last"`, `order = "/at"`. A voter votes in
@@ -76,6 +83,11 @@ pub struct SimulateOptions {
     /// Claims that change what an entity said before: edits of a post, changes of mind, corrections of
     /// an order. Default 0.1. Where all voters have voted, all further votes are changes.
     pub changes: f64,
+    /// Posts that are deleted. Default 0.03. A post that was chosen to be edited or deleted and is deleted
+    /// already gives way to a new one.
+    pub deletions: f64,
+    /// Of the new posts, those that repost another. Default 0.03.
+    pub reposts: f64,
     /// Of the changes in votes, those that withdraw the vote. Default 0.1.
     pub withdrawals: f64,
     /// Records sent behind up to [`Self::reorder_span`] later ones. Default 0.05.
@@ -111,6 +123,8 @@ impl Default for SimulateOptions {
             start_ms: 1_795_255_200_000,
             duplicates: 0.02,
             changes: 0.1,
+            deletions: 0.03,
+            reposts: 0.03,
             withdrawals: 0.1,
             reordered: 0.05,
             reorder_span: 64,
@@ -133,6 +147,8 @@ impl SimulateOptions {
         let shares = [
             ("duplicates", self.duplicates),
             ("changes", self.changes),
+            ("deletions", self.deletions),
+            ("reposts", self.reposts),
             ("withdrawals", self.withdrawals),
             ("reordered", self.reordered),
             ("late", self.late),
@@ -186,10 +202,20 @@ trait Claims: Send {
     /// Writes the next claim, which happens at `made.at_ms` or, where its entity has spoken in that
     /// millisecond already, a little later.
     fn next(&mut self, dice: &mut Dice, made: &mut Made);
-    /// How many entities have spoken.
-    fn entities(&self) -> u64;
+    /// The claim that was made last is sent once more.
+    fn sent(&mut self) {}
+    /// How many claims count in the end.
+    fn counted(&self) -> u64;
+    /// How many records make no claim.
+    fn irrelevant(&self) -> u64 {
+        0
+    }
     /// The lines there are now, in any order.
     fn lines(&self) -> Vec<Line>;
+    /// What polls must show now.
+    fn polls(&self) -> BTreeMap<&'static str, PollExpect> {
+        BTreeMap::new()
+    }
 }
 
 /// A seeded feed.
@@ -262,6 +288,7 @@ impl Simulation {
         let (dice, options) = (&mut self.dice, &self.options);
         if room > 1 && dice.chance(options.duplicates) {
             self.records += 1;
+            self.claims.sent();
             let behind = 1 + dice.below(options.reorder_span);
             self.delivery.wait(&self.made, behind);
         }

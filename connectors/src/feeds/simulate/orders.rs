@@ -121,7 +121,7 @@ impl Claims for Orders {
         out.extend_from_slice(br#""}"#);
     }
 
-    fn entities(&self) -> u64 {
+    fn counted(&self) -> u64 {
         self.orders
     }
 

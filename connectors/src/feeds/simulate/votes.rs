@@ -91,7 +91,7 @@ impl Claims for Votes {
     }
 
     /// A withdrawal counts as the voter's word, too.
-    fn entities(&self) -> u64 {
+    fn counted(&self) -> u64 {
         self.voters.len() as u64
     }
 

@@ -12,10 +12,10 @@
 //! and so next to never. For the same reason a run between such a letter (or an emoji) and a word of letters
 //! that do join belongs to the word: `C++` is in `我爱C++和Java`.
 //!
-//! **An option matches by words** where the text has its tokens one after another, without case (`fold.rs` says what that is),
-//! whatever stands between them, the end of a sentence too. **It matches by hashtag** where the post has a
-//! hashtag that equals its tokens put together, without apostrophes and without a `#` before them: the
-//! hashtag of `Don't know` is `dontknow`. Written `#happy`, an option is by words the token `#happy`.
+//! **An option matches by words** where the text has its tokens one after another, without case, whatever
+//! stands between them, the end of a sentence too. **It matches by hashtag** where the post has a hashtag that
+//! equals its tokens put together, without apostrophes and without a `#` before them: the hashtag of
+//! `Don't know` is `dontknow`. Written `#happy`, an option is by words the token `#happy`.
 //!
 //! Which hashtags a post has its service says. One that is followed by `+` or `#` in the text is longer than
 //! services think: `#C++` is `c++` and not `c`, and needs not be listed, since services leave out `#C#`

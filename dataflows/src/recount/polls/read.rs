@@ -111,7 +111,7 @@ impl Reader {
                     poll: scalar(present(event, poll)?).ok_or_else(|| no_scalar(poll))?,
                     voter: scalar(present(event, voter)?).ok_or_else(|| no_scalar(voter))?,
                     option: option_of(event, option)?,
-                    id: present(event, id).ok().and_then(scalar),
+                    id: if present(event, id).is_ok() { Some(text_or_number(event, id)?) } else { None },
                 };
                 (vote, time(event, at)?)
             }

@@ -265,8 +265,8 @@ fn without_an_entity_votes_of_one_id_are_one_the_last() {
     let id = r#","id":"i""#;
     let records = [vote("x", 151, "\"b\"", id), vote("y", 150, "\"a\"", id), vote("y", 150, "\"a\"", "")];
     assert_eq!(tallies(&[poll("p")], &records), "p:a=1,b=1,c=0 2 3 2");
-    let empty = [vote("x", 150, "\"a\"", r#","id":null"#), vote("x", 150, "\"a\"", r#","id":[1]"#)];
-    assert_eq!(tallies(&[poll("p")], &empty), "p:a=2,b=0,c=0 2 2 2");
+    let none = [vote("x", 150, "\"a\"", r#","id":null"#), vote("x", 150, "\"a\"", "")];
+    assert_eq!(tallies(&[poll("p")], &none), "p:a=2,b=0,c=0 2 2 2");
 }
 
 #[test]
@@ -340,6 +340,7 @@ fn a_vote_that_lacks_something_is_rejected_whatever_the_polls() {
         (r#"{"poll":"p","voter":"x","option":["a"],"at":150}"#, "/option is an array or an object"),
         (r#"{"poll":"p","voter":"x","option":"a"}"#, "/at is missing"),
         (r#"{"poll":"p","voter":"x","option":"a","at":1151}"#, "/at is too far ahead of the log"),
+        (r#"{"poll":"p","voter":"x","option":"a","at":150,"id":true}"#, "/id is neither a text nor a number"),
         (r#"{"poll":"none","voter":"x","option":[],"at":150}"#, "/option is an array or an object"),
         (r#"{"poll":"none","voter":"x","option":"a","at":150}"#, "Irrelevant"),
         (r#"{"poll":"p","voter":"x","option":null,"at":150}"#, "Irrelevant"),
