@@ -2,6 +2,7 @@
 
 mod arena;
 mod plain;
+mod polls;
 pub mod viewers;
 
 use crate::cli::output::{self, OutputError};
@@ -9,7 +10,7 @@ use anyhow::{anyhow, bail};
 use arena::{Arena, ArenaSource, Partition};
 use cpu_time::ProcessTime;
 use indicatif::{ProgressBar, ProgressStyle};
-use plain::Tallies;
+use plain::{Plain, Tallies};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation, Workload};
 use tallyflow_connectors::log::partition_of;
 use tallyflow_dataflows::results::JobResults;
+use tallyflow_dataflows::spec::polls::PollInForce;
 use tallyflow_dataflows::spec::{JobFile, Surroundings};
 use tallyflow_dataflows::testing::Bench;
 
@@ -41,22 +43,46 @@ pub struct Report {
     pub rss_bytes: u64,
     /// Voters or posts that the engine holds.
     pub entities: u64,
+    /// How many options of polls a post is found to name on average, where there are polls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options_per_post: Option<f64>,
     /// Both sides came to the same tallies.
     pub equal: bool,
 }
 
+/// A workload that goes through the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Posts by hashtag.
+    Posts,
+    /// Votes by option.
+    Votes,
+    /// Posts in many polls.
+    Polls,
+}
+
 /// What a workload is made of.
 struct Spec {
+    name: &'static str,
+    /// The records, and what is done with them.
+    what: &'static str,
     workload: Workload,
+    /// What the simulation is to do otherwise than by default.
+    simulate: fn(&mut SimulateOptions),
     job: &'static str,
-    plain: fn(&Arena) -> Tallies,
+    polls: fn() -> Vec<PollInForce>,
+    plain: fn(&Arena) -> Plain,
     entity: &'static str,
     engine_adds: &'static str,
     loop_leaves: &'static str,
 }
 
 const POSTS: Spec = Spec {
+    name: "posts",
+    what: "posts, from memory, decoded and tallied",
     workload: Workload::Posts,
+    simulate: |_| {},
+    polls: Vec::new,
     job: r#"
         name = "hashtags"
         dataflow = "tally"
@@ -75,7 +101,11 @@ const POSTS: Spec = Spec {
 };
 
 const VOTES: Spec = Spec {
+    name: "votes",
+    what: "votes, from memory, decoded and tallied",
     workload: Workload::Votes,
+    simulate: |_| {},
+    polls: Vec::new,
     job: r#"
         name = "votes"
         dataflow = "tally"
@@ -95,17 +125,30 @@ const VOTES: Spec = Spec {
     loop_leaves: "the loop keeps the last vote of each voter and the options' counts, nothing else",
 };
 
-/// Runs a workload of posts or votes and prints what it came to.
-pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: bool) -> anyhow::Result<()> {
+const POLLS: Spec = Spec {
+    name: "polls",
+    what: "posts, from memory, decoded and tallied in 1,000 polls of 4 options each",
+    workload: Workload::Posts,
+    simulate: polls::simulate,
+    job: polls::JOB,
+    polls: polls::polls,
+    plain: polls::plain,
+    entity: "post",
+    engine_adds: "the engine keeps accounting, epochs and a digest; it leaves out the log and HTTP",
+    loop_leaves: "the loop, with the same matcher, keeps the newest version of each post and the options' counts, nothing else",
+};
+
+/// Runs a workload and prints what it came to.
+pub fn run(workload: Named, records: u64, workers: usize, voters: u32, json: bool) -> anyhow::Result<()> {
     let spec = match workload {
-        Workload::Posts => POSTS,
-        Workload::Votes => VOTES,
-        Workload::Orders => bail!("there is no such workload"),
+        Named::Posts => POSTS,
+        Named::Votes => VOTES,
+        Named::Polls => POLLS,
     };
     let progress = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message(format!("making {records} {}", spec.workload.name()));
-    let arena = Arc::new(make(workload, records, voters));
+    let arena = Arc::new(make(&spec, records, voters));
 
     progress.set_message(format!("the engine with {workers} workers"));
     let around = Surroundings {
@@ -118,7 +161,7 @@ pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: 
     })?;
     let source = Arc::new(ArenaSource(arena.clone()));
     let (started, cpu) = (Instant::now(), ProcessTime::now());
-    let mut bench = Bench::start(&job, source, Arc::new(BuiltinFormats), workers);
+    let mut bench = Bench::start_polls(&job, (spec.polls)(), source, Arc::new(BuiltinFormats), workers);
     bench.run_to(arena.len() as u64, DEADLINE);
     let (engine_s, cpu_s) = (started.elapsed().as_secs_f64(), cpu.elapsed().as_secs_f64());
     let rss = rss_bytes();
@@ -128,13 +171,12 @@ pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: 
     // The loop comes second: it finds warm memory, which is to its advantage.
     progress.set_message("the plain loop");
     let started = Instant::now();
-    let expected = (spec.plain)(&arena);
+    let Plain { tallies: expected, entities, matches } = (spec.plain)(&arena);
     let loop_s = started.elapsed().as_secs_f64();
 
     progress.finish_and_clear();
-    let entities = bench.results.accounting().counted;
     let report = Report {
-        workload: spec.workload.name(),
+        workload: spec.name,
         records: arena.len() as u64,
         workers,
         records_per_s: arena.len() as f64 / engine_s,
@@ -143,6 +185,7 @@ pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: 
         cpu_s,
         rss_bytes: rss,
         entities,
+        options_per_post: matches.map(|matches| matches as f64 / arena.len() as f64),
         equal: tallies(&bench.results, workload) == expected,
     };
     print(&report, &spec, json)?;
@@ -152,9 +195,10 @@ pub fn run(workload: Workload, records: u64, workers: usize, voters: u32, json: 
     Ok(())
 }
 
-fn make(workload: Workload, records: u64, voters: u32) -> Arena {
-    let options = SimulateOptions { records: Some(records), voters, ..SimulateOptions::default() };
-    let mut simulation = Simulation::new(workload, options);
+fn make(spec: &Spec, records: u64, voters: u32) -> Arena {
+    let mut options = SimulateOptions { records: Some(records), voters, ..SimulateOptions::default() };
+    (spec.simulate)(&mut options);
+    let mut simulation = Simulation::new(spec.workload, options);
     let mut arena = Arena { topic: "records".to_owned(), partitions: Vec::new() };
     arena.partitions.resize_with(PARTITIONS as usize, Partition::default);
     while let Some(record) = simulation.generate() {
@@ -165,16 +209,17 @@ fn make(workload: Workload, records: u64, voters: u32) -> Arena {
     arena
 }
 
-fn tallies(results: &JobResults, workload: Workload) -> Tallies {
+fn tallies(results: &JobResults, workload: Named) -> Tallies {
     let line = |(subject, group, values): (&str, &tallyflow_dataflows::results::Group, &[_])| {
         let name = match workload {
-            Workload::Votes => format!("{subject}/{}", group.text()),
-            _ => group.text(),
+            Named::Votes | Named::Polls => format!("{subject}/{}", group.text()),
+            Named::Posts => group.text(),
         };
         let count = values.first().and_then(|v: &tallyflow_dataflows::number::Decimal| v.to_i64());
         (name, count.unwrap_or_default())
     };
-    results.lines().map(line).collect()
+    // An option of a poll has its line at 0, too.
+    results.lines().map(line).filter(|(_, count)| *count != 0).collect()
 }
 
 /// The memory of this process that is in RAM; 0 where the system does not say.
@@ -194,8 +239,11 @@ fn print(report: &Report, spec: &Spec, json: bool) -> Result<(), OutputError> {
         millions(report.records_per_s),
         format!("{:.2}", report.ratio),
     ]);
-    output::line(format_args!("{} {}, from memory, decoded and tallied", report.records, report.workload))?;
+    output::line(format_args!("{} {}", report.records, spec.what))?;
     table.print()?;
+    if let Some(options) = report.options_per_post {
+        output::line(format_args!("a post names {options:.2} of all the polls' options on average"))?;
+    }
     let per_million = report.cpu_s * 1e6 / report.records as f64;
     output::line(format_args!(
         "engine: {:.2} CPU s ({per_million:.2} per million records); it holds {} {}s; {:.2} GB in all, records included",

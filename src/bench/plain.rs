@@ -8,12 +8,21 @@ use crate::bench::arena::Arena;
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
 use tallyflow_connectors::decode::BuiltinFormats;
-use tallyflow_dataflows::decode::{Event, Formats, Needs, Value};
+use tallyflow_dataflows::decode::{Decoded, Event, Formats, Needs, Value};
 use tallyflow_dataflows::pointer::Pointer;
 use tallyflow_dataflows::time::parse_time;
 
 /// Tallies by name.
 pub type Tallies = BTreeMap<String, i64>;
+
+/// What a loop comes to.
+pub struct Plain {
+    pub tallies: Tallies,
+    /// Voters or posts that it holds.
+    pub entities: u64,
+    /// In how many places of polls' options all posts are found, where there are polls.
+    pub matches: Option<u64>,
+}
 
 /// Names as numbers, and what each counts.
 #[derive(Default)]
@@ -39,16 +48,19 @@ impl Counts {
 }
 
 /// Posts by hashtag, each in its newest version.
-pub fn posts(arena: &Arena) -> Tallies {
+pub fn posts(arena: &Arena) -> Plain {
     let mut decoder = BuiltinFormats.decoder("post", &needs(["/id", "/at", "/hashtags"]));
     let mut posts: HashMap<String, (i64, Box<[u32]>)> = HashMap::new();
     let mut tags = Counts::default();
     for record in arena.records() {
         let mut event = Event::default();
-        if decoder.decode(&record, &mut event).is_err() {
-            continue;
-        }
-        let [Some(Value::Text(id)), Some(at), Some(Value::Array(names))] = &event.slots[..] else { continue };
+        let Ok(decoded) = decoder.decode(&record, &mut event) else { continue };
+        let [Some(Value::Text(id)), Some(at), names] = &event.slots[..] else { continue };
+        let names = match (decoded, names) {
+            (Decoded::Event, Some(Value::Array(names))) => names.as_slice(),
+            (Decoded::Deleted, _) => &[],
+            _ => continue,
+        };
         let Ok(at) = parse_time(at) else { continue };
         let mut now: Vec<u32> = names.iter().filter_map(text).map(|name| tags.index(name)).collect();
         now.sort_unstable();
@@ -66,11 +78,11 @@ pub fn posts(arena: &Arena) -> Tallies {
             }
         }
     }
-    tags.finish()
+    Plain { entities: posts.len() as u64, tallies: tags.finish(), matches: None }
 }
 
 /// Votes by poll and option, the last of each voter.
-pub fn votes(arena: &Arena) -> Tallies {
+pub fn votes(arena: &Arena) -> Plain {
     let mut decoder = BuiltinFormats.decoder("vote", &needs(["/poll", "/voter", "/option", "/at"]));
     let mut voters: HashMap<String, (i64, Option<u32>)> = HashMap::new();
     let mut options: HashMap<String, Counts> = HashMap::new();
@@ -114,10 +126,12 @@ pub fn votes(arena: &Arena) -> Tallies {
         let named = move |(option, line): (String, u32)| (format!("{poll}/{option}"), line);
         lines.index.into_iter().map(named).collect::<Vec<_>>()
     });
-    lines.map(|(name, line)| (name, counts[line as usize])).filter(|(_, n)| *n != 0).collect()
+    let tallies = lines.map(|(name, line)| (name, counts[line as usize])).filter(|(_, n)| *n != 0).collect();
+    Plain { entities: voters.len() as u64, tallies, matches: None }
 }
 
-fn needs<const N: usize>(pointers: [&str; N]) -> Needs {
+/// Slots in the order of the pointers.
+pub fn needs<const N: usize>(pointers: [&str; N]) -> Needs {
     let mut needs = Needs::default();
     for pointer in pointers.iter().filter_map(|p| Pointer::parse(p).ok()) {
         needs.slot(&pointer);
@@ -125,7 +139,8 @@ fn needs<const N: usize>(pointers: [&str; N]) -> Needs {
     needs
 }
 
-fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+/// The text, if it is one.
+pub fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     match value {
         Value::Text(text) => Some(text),
         _ => None,

@@ -5,22 +5,35 @@ use super::args::DemoArgs;
 use super::jobs::first_difference;
 use super::output::line;
 use super::serve::{self, Server};
+use crate::node::polls::PollError;
 use crate::node::{JobText, Node, SubmitError};
 use anyhow::{Context, anyhow};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation, Workload};
+use tallyflow_connectors::feeds::simulate::{LANGUAGES, MOODS, SimulateOptions, Simulation, Workload};
 use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer, Source};
 use tracing::warn;
 
 /// The jobs, as a person would submit them.
-const JOBS: [(&str, &str); 3] = [
+const JOBS: [(&str, &str); 4] = [
     ("hashtags", include_str!("../../jobs/hashtags.toml")),
     ("votes", include_str!("../../jobs/votes.toml")),
     ("revenue", include_str!("../../jobs/revenue.toml")),
+    ("polls", include_str!("../../jobs/polls.toml")),
 ];
+
+/// The polls over the posts, as a person would make them.
+fn polls() -> [serde_json::Value; 2] {
+    [
+        serde_json::json!({"id": "moods", "title": "How is everybody tonight?", "options": MOODS}),
+        serde_json::json!({
+            "id": "languages", "title": "Which language do you speak?", "options": LANGUAGES,
+            "choices": "one", "entity": "author",
+        }),
+    ]
+}
 
 /// The feeds, each into the topic of its name.
 const FEEDS: [Workload; 3] = [Workload::Posts, Workload::Votes, Workload::Orders];
@@ -73,7 +86,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
     outcome
 }
 
-/// Creates the topics and submits the jobs, but for those that are there from the last time.
+/// Creates the topics, submits the jobs and makes the polls, but for those that are there from the last
+/// time.
 fn prepare(node: &Node) -> anyhow::Result<()> {
     for topic in FEEDS.map(Workload::name) {
         create_topic(node, topic).with_context(|| format!("topic {topic:?} can't be created"))?;
@@ -86,6 +100,13 @@ fn prepare(node: &Node) -> anyhow::Result<()> {
                 return Err(anyhow!("job {name:?} has faults, the first at {first}"));
             }
             Err(error) => return Err(anyhow!(error)),
+        }
+    }
+    for poll in polls() {
+        match node.create_poll(&poll.to_string()) {
+            // One whose job has ended stays as it is.
+            Ok(_) | Err(PollError::Taken(_) | PollError::NoJob | PollError::JobEnded(_)) => {}
+            Err(error) => return Err(anyhow!(error).context(format!("poll {} can't be made", poll["id"]))),
         }
     }
     Ok(())
@@ -104,6 +125,7 @@ fn explain(server: &Server, temporary: bool) {
     let kept = if temporary { "Nothing is kept; --data-dir keeps it." } else { "Everything is kept." };
     let next = [
         (format!("{url}/"), "the page"),
+        (format!("{url}/#poll/moods"), "a poll there: vote, and watch it count"),
         (format!("curl -N {url}/api/jobs/votes/events"), "each change as it happens"),
         (format!("tallyflow watch votes{option}"), "live bars in the terminal"),
         (format!("tallyflow results revenue{option}"), "the tallies now"),
@@ -111,9 +133,13 @@ fn explain(server: &Server, temporary: bool) {
     ];
     let width = next.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
     let next: String = next.iter().map(|(what, why)| format!("  {what:width$}  {why}\n")).collect();
+    let poll = format!(
+        "curl {url}/api/polls -H 'content-type: application/json' -d '{{\"id\": \"drinks\", \"options\": [\"tea\", \"coffee\"]}}'"
+    );
     // Nobody has to listen.
     let _ = line(format_args!(
-        "\nThree simulated feeds, three jobs, a recount of each beside them. {kept} Try next:\n{next}Ctrl-C ends it.\n"
+        "\nThree simulated feeds, four jobs, two polls, a recount of each job beside them. {kept} Try next:\n{next}\
+         A poll of your own, over what the posts say from now on:\n  {poll}\nCtrl-C ends it.\n"
     ));
 }
 

@@ -8,13 +8,16 @@ mod client;
 mod demo;
 mod feed;
 mod jobs;
+mod letters;
 pub mod output;
 mod polls;
+mod replace;
 mod results;
 mod serve;
 mod topics;
 mod watch;
 
+use crate::bench::Named;
 use anyhow::Context;
 use args::{Cli, Command, FeedCommand, TopicCommand};
 use clap::Parser;
@@ -23,7 +26,6 @@ use output::OutputError;
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use tallyflow_connectors::feeds::simulate::Workload;
 
 /// How a command that could do its work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +66,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
             serve::runtime()?.block_on(crate::bench::viewers::watch(&addr, viewers)).map(|()| Outcome::Done)
         }
         Command::Engine => crate::node::run_engine().map(|()| Outcome::Done),
-        Command::Submit(args) => ask(args.server.client()?, |c| async move { jobs::submit(&c, &args.file).await }),
+        Command::Submit(args) => ask(args.server.client()?, |c| async move { jobs::submit(&c, &args).await }),
         Command::Jobs(args) => ask(args.server.client()?, |c| async move { jobs::list(&c, args.format).await }),
         Command::Job(args) => {
             ask(args.server.client()?, |c| async move { jobs::show(&c, &args.name, args.format).await })
@@ -84,9 +86,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
             ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
         }
         Command::Poll(command) => ask(command.server().client()?, |c| async move { polls::run(&c, &command).await }),
-        Command::DeadLetters(args) => {
-            ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await })
-        }
+        Command::DeadLetters(args) => ask(args.server.client()?, |c| async move { letters::run(&c, &args).await }),
         Command::Topics(args) => ask(args.server.client()?, |c| async move { topics::list(&c, args.format).await }),
         Command::Topic(TopicCommand::Create(args)) => {
             ask(args.server.client()?, |c| async move { topics::create(&c, &args.name, args.partitions).await })
@@ -107,8 +107,9 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
 fn bench(args: &args::BenchArgs) -> anyhow::Result<()> {
     let json = args.format == args::Format::Json;
     let workload = match args.workload {
-        args::BenchWorkload::Posts => Workload::Posts,
-        args::BenchWorkload::Votes => Workload::Votes,
+        args::BenchWorkload::Posts => Named::Posts,
+        args::BenchWorkload::Votes => Named::Votes,
+        args::BenchWorkload::Polls => Named::Polls,
         args::BenchWorkload::Viewers => {
             let runtime = serve::runtime()?;
             return runtime.block_on(crate::bench::viewers::run(args.viewers, args.deltas, args.for_, json));

@@ -32,6 +32,9 @@ pub struct Held {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// Media types that say nothing of the body: what clients send that were not told which it is.
+pub const UNTOLD: [&str; 4] = ["", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"];
+
 /// Reads a JSON document within its bounds; `what` it describes, as in "a topic".
 pub async fn json(
     headers: &HeaderMap,
@@ -42,7 +45,7 @@ pub async fn json(
 ) -> Result<Held, Problem> {
     let given = headers.get(header::CONTENT_TYPE).map_or(media_types[0], |v| v.to_str().unwrap_or("?"));
     let name = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if !media_types.contains(&name.as_str()) {
+    if !media_types.contains(&name.as_str()) && !UNTOLD.contains(&name.as_str()) {
         let detail = format!("{what} is described in {}, not {given:?}", media_types.join(" or "));
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }

@@ -14,7 +14,8 @@ const START: &str = "2026-01-01T00:00:00Z";
 /// Which feed is made up.
 #[derive(Debug, Subcommand)]
 pub enum Simulation {
-    /// Posts with hashtags; some are edited, sent twice, reordered or late
+    /// Posts with hashtags, moods and programming languages; some are edited, deleted, reposts, sent twice,
+    /// reordered or late
     Posts(PostsArgs),
     /// Votes in polls; some voters change their mind or withdraw
     Votes(VotesArgs),
@@ -79,6 +80,12 @@ pub struct PostsArgs {
     /// Different authors
     #[arg(long, value_name = "N", default_value_t = defaults().authors)]
     pub authors: u32,
+    /// Proportion of posts that are deleted later
+    #[arg(long, value_name = "P", default_value_t = defaults().deletions)]
+    pub deletions: f64,
+    /// Proportion of posts that repost another
+    #[arg(long, value_name = "P", default_value_t = defaults().reposts)]
+    pub reposts: f64,
     /// The subject that --expect names: the name of the job that counts the hashtags
     #[arg(long, value_name = "NAME", default_value_t = defaults().subject)]
     pub subject: String,
@@ -159,6 +166,8 @@ impl Simulation {
             Simulation::Posts(args) => {
                 options.hashtags = args.hashtags;
                 options.authors = args.authors;
+                options.deletions = args.deletions;
+                options.reposts = args.reposts;
                 options.subject.clone_from(&args.subject);
             }
             Simulation::Votes(args) => {

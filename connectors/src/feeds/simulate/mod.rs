@@ -20,6 +20,7 @@ mod votes;
 mod write;
 
 pub use expect::{Accounting, Expect, Line, PollExpect};
+pub use posts::hashtag_name;
 pub use sayings::{LANGUAGES, MOODS};
 
 use delivery::Delivery;

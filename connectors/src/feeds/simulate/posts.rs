@@ -75,8 +75,8 @@ struct Draft {
     /// Of the places, where no saying stands: a phrase each.
     phrases: u64,
     tags: [u16; PLACES],
-    mood: Option<(usize, Saying)>,
-    language: Option<(usize, Saying)>,
+    mood: Option<(u8, Saying)>,
+    language: Option<(u8, Saying)>,
 }
 
 /// What becomes of the posts there are.
@@ -90,7 +90,8 @@ pub(super) struct Posts {
     deletions: f64,
     reposts: f64,
     authors: u32,
-    hashtags: u32,
+    /// Hashtags by number, with the sign and the space around them.
+    tags: Vec<String>,
     subject: String,
     zipf: Zipf,
     clock: Clock,
@@ -100,7 +101,7 @@ pub(super) struct Posts {
     counts: Vec<i64>,
     moods: Sayings,
     languages: Sayings,
-    /// The hashtags of sayings that are not among the others, in lower case.
+    /// By number in lower case, those of sayings that are not among the others behind them.
     names: Vec<String>,
     /// By option, the number of its hashtag.
     mood_tags: Vec<u16>,
@@ -119,18 +120,14 @@ pub(super) struct Posts {
 impl Posts {
     pub(super) fn new(options: &SimulateOptions) -> Self {
         let hashtags = options.hashtags.clamp(1, CHOICES_MAX);
-        let mut names: Vec<String> = Vec::new();
+        let mut names: Vec<String> = (0..hashtags).map(|n| hashtag_name(n as u16).to_lowercase()).collect();
         let mut number = |option: &&str| {
             let Some(name) = hashtag_of(option) else { return NONE };
-            let among = TAGS.iter().take(hashtags as usize).position(|tag| tag.to_lowercase() == name);
-            let at = among.unwrap_or_else(|| {
-                let at = names.iter().position(|known| *known == name).unwrap_or(names.len());
-                if at == names.len() {
-                    names.push(name);
-                }
-                hashtags as usize + at
-            });
-            at as u16
+            let known = names.iter().position(|known| *known == name);
+            known.unwrap_or_else(|| {
+                names.push(name);
+                names.len() - 1
+            }) as u16
         };
         let mood_tags = MOODS.iter().map(&mut number).collect();
         let language_tags = LANGUAGES.iter().map(&mut number).collect();
@@ -139,13 +136,13 @@ impl Posts {
             deletions: options.deletions,
             reposts: options.reposts,
             authors: options.authors.max(1),
-            hashtags,
+            tags: (0..hashtags).map(|number| format!("#{} ", hashtag_name(number as u16))).collect(),
             subject: options.subject.clone(),
             zipf: Zipf::new(hashtags, options.zipf),
             clock: Clock::default(),
             posts: 0,
             recent: Vec::new(),
-            counts: vec![0; hashtags as usize + names.len()],
+            counts: vec![0; names.len()],
             moods: Sayings::of_moods(),
             languages: Sayings::of_languages(),
             names,
@@ -196,13 +193,13 @@ impl Posts {
             }
         }
         bits >>= 4 * PLACES;
-        let place = (bits & 0xff) as usize % PLACES;
+        let place = (bits & 0xff) as u8 % PLACES as u8;
         if dice.chance(OF_MOODS) {
             draft.mood = Some((place, self.moods.pick(dice)));
         }
         if dice.chance(OF_LANGUAGES) {
-            let beside = 1 + (bits >> 8 & 1) as usize;
-            draft.language = Some(((place + beside) % PLACES, self.languages.pick(dice)));
+            let beside = 1 + (bits >> 8 & 1) as u8;
+            draft.language = Some(((place + beside) % PLACES as u8, self.languages.pick(dice)));
         }
         draft
     }
@@ -263,15 +260,15 @@ impl Posts {
         out.clear();
         out.extend_from_slice(br#"{"id":""#);
         out.extend_from_slice(&made.key);
-        out.extend_from_slice(br#"","author":""#);
-        author_name(out, post.author);
+        out.extend_from_slice(br#"","author":"author_"#);
+        number(out, u64::from(post.author), 5);
         match draft {
             None => out.extend_from_slice(br#"","text":null,"at":""#),
             Some(draft) => {
                 out.extend_from_slice(br#"","text":""#);
                 if let Some(author) = of {
-                    out.extend_from_slice(b"RT @");
-                    author_name(out, author);
+                    out.extend_from_slice(b"RT @author_");
+                    number(out, u64::from(author), 5);
                     out.extend_from_slice(b": ");
                 }
                 self.write_text(out, draft);
@@ -285,7 +282,7 @@ impl Posts {
 
     fn write_text(&self, out: &mut Vec<u8>, draft: &Draft) {
         let mut phrases = draft.phrases;
-        for (place, tag) in draft.tags.into_iter().enumerate() {
+        for (place, tag) in (0..).zip(draft.tags) {
             match (draft.mood, draft.language) {
                 (Some((at, saying)), _) if at == place => self.moods.write(out, saying),
                 (_, Some((at, saying))) if at == place => self.languages.write(out, saying),
@@ -294,26 +291,18 @@ impl Posts {
             out.push(b' ');
             phrases >>= 4;
             if tag != NONE {
-                out.push(b'#');
-                tag_name(out, tag);
-                out.push(b' ');
+                out.extend_from_slice(self.tags[usize::from(tag)].as_bytes());
             }
         }
         out.pop();
     }
 }
 
-fn tag_name(out: &mut Vec<u8>, tag: u16) {
-    out.extend_from_slice(TAGS[usize::from(tag) % TAGS.len()].as_bytes());
-    let round = usize::from(tag) / TAGS.len();
-    if round > 0 {
-        number(out, round as u64, 1);
-    }
-}
-
-fn author_name(out: &mut Vec<u8>, author: u32) {
-    out.extend_from_slice(b"author_");
-    number(out, u64::from(author), 5);
+/// The hashtag of this number as posts have it, without a sign. With [`SimulateOptions::hashtags`] of them
+/// the numbers go from 0, the most used, up to that.
+pub fn hashtag_name(number: u16) -> String {
+    let (of, round) = (TAGS[usize::from(number) % TAGS.len()], usize::from(number) / TAGS.len());
+    if round > 0 { format!("{of}{round}") } else { of.to_owned() }
 }
 
 impl Claims for Posts {
@@ -354,10 +343,10 @@ impl Claims for Posts {
         self.stand(&post.content, 1);
         match self.recent.get_mut(n as usize % EDITABLE) {
             Some(place) => {
-                let gone = std::mem::replace(place, post);
                 if change.is_none() {
-                    self.polls.settle(gone.author, gone.at_ms, gone.content.said);
+                    self.polls.settle(place.author, place.at_ms, place.content.said);
                 }
+                *place = post;
             }
             None => self.recent.push(post),
         }
@@ -383,16 +372,10 @@ impl Claims for Posts {
     }
 
     fn lines(&self) -> Vec<Line> {
-        let line = |(tag, &count): (usize, &i64)| {
-            let group = match tag.checked_sub(self.hashtags as usize) {
-                Some(of_saying) => self.names[of_saying].clone(),
-                None => {
-                    let mut name = Vec::new();
-                    tag_name(&mut name, tag as u16);
-                    String::from_utf8_lossy(&name).to_lowercase()
-                }
-            };
-            Line { subject: self.subject.clone(), group, value: Decimal::from_int(count) }
+        let line = |(tag, &count): (usize, &i64)| Line {
+            subject: self.subject.clone(),
+            group: self.names[tag].clone(),
+            value: Decimal::from_int(count),
         };
         self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(line).collect()
     }

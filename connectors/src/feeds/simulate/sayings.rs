@@ -51,7 +51,7 @@ const OF_LANGUAGES: [Sentence; 12] = [
 ];
 
 /// How many spellings an option has; from [`AS_HASHTAG`] on they are hashtags.
-const SPELLINGS: usize = 5;
+const SPELLINGS: usize = 6;
 const AS_HASHTAG: u8 = 3;
 
 /// No option.
@@ -98,9 +98,10 @@ impl Sayings {
 
     fn new(sentences: &'static [Sentence], options: &[&str]) -> Self {
         let spell = |option: &&str| {
-            let tag = option.replace(' ', "");
-            let (upper, lower) = (option.to_uppercase(), option.to_lowercase());
-            [(*option).to_owned(), upper, lower, format!("#{tag}"), format!("#{}", tag.to_uppercase())]
+            let [word, tag] = [(*option).to_owned(), format!("#{}", option.replace(' ', ""))];
+            let cases = |text: String| [text.to_uppercase(), text.to_lowercase(), text];
+            let ([a, b, c], [d, e, f]) = (cases(word), cases(tag));
+            [a, b, c, d, e, f]
         };
         Sayings { sentences, spelled: options.iter().map(spell).collect() }
     }

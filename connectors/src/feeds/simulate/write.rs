@@ -1,16 +1,31 @@
 //! Writing records quickly: digits and times without the general formatter.
 
+/// The digits of 00 to 99.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut n = 0;
+    while n < 100 {
+        pairs[n] = [b'0' + n as u8 / 10, b'0' + n as u8 % 10];
+        n += 1;
+    }
+    pairs
+};
+
 /// Appends `n`, with zeros in front up to `width` digits.
 pub(super) fn number(out: &mut Vec<u8>, n: u64, width: usize) {
     let mut digits = [b'0'; 20];
     let mut at = digits.len();
     let mut n = n;
-    while n > 0 || at > digits.len() - width.clamp(1, 20) {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
+    while n >= 10 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[(n % 100) as usize]);
+        n /= 100;
     }
-    out.extend_from_slice(&digits[at..]);
+    if n > 0 {
+        at -= 1;
+        digits[at] = b'0' + n as u8;
+    }
+    out.extend_from_slice(&digits[at.min(digits.len() - width.clamp(1, 20))..]);
 }
 
 /// Writes times as RFC 3339 with milliseconds, in UTC. Remembers the day: it rarely changes.
