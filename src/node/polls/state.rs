@@ -152,7 +152,10 @@ impl Polls {
             return None;
         }
         let oldest = self.deleted.iter().min_by_key(|(_, deleted)| deleted.at_ms).map(|(id, _)| id.clone());
-        oldest.inspect(|id| drop(self.deleted.remove(id)))
+        if let Some(oldest) = &oldest {
+            self.deleted.remove(oldest);
+        }
+        oldest
     }
 
     /// Forgets a job with all its polls; their ids.
