@@ -159,6 +159,78 @@ fn every_fault_of_a_job_file_is_printed_with_line_and_key() {
     assert_eq!((request.header("content-type"), &*request.body), (Some("application/toml"), "name = \"x\"\n"));
 }
 
+fn job(state: &str, replacing: &str) -> String {
+    format!(
+        r#"{{"name":"moods","dataflow":"tally","state":"{state}","workers":1,"epoch":9,"inputs":[],"accounting":{ACCOUNTING},
+        "sinks":[],"error":null,"replacing":{replacing}}}"#
+    )
+}
+
+const UNDER_WAY: &str = r#"{"records":5,"of":20}"#;
+
+/// Submits in the place of a job; the server says these things of it, one after the other.
+fn replaced(answers: &'static [(&'static str, &'static str)], args: &[&str]) -> (Fake, Output) {
+    let server = Fake::new(|_, count| match answers.get(count - 1) {
+        Some((state, replacing)) => answer("200 OK", &job(state, replacing)),
+        // Nothing that is HTTP: the connection is lost.
+        None => String::new(),
+    });
+    let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    file.write_all(b"name = \"moods\"\n").unwrap();
+    let output = server.run(&[&["submit", "--replace", file.path().to_str().unwrap()], args].concat());
+    (server, output)
+}
+
+#[test]
+fn a_replacement_is_waited_for() {
+    let (server, output) = replaced(&[("running", UNDER_WAY), ("recovering", UNDER_WAY), ("running", "null")], &[]);
+    assert_eq!(stdout(&output), "replaced moods, from epoch 9 on\n", "{}", stderr(&output));
+    let lines: Vec<String> = server.requests().into_iter().map(|request| request.line).collect();
+    let ask = "GET /api/jobs/moods HTTP/1.1";
+    assert_eq!(lines, ["POST /api/jobs?replace=true HTTP/1.1", ask, ask]);
+    let (_, output) = replaced(&[("running", UNDER_WAY), ("running", "null")], &["--format", "json"]);
+    assert_eq!(stdout(&output), job("running", "null") + "\n");
+}
+
+#[test]
+fn a_replacement_that_does_not_come_to_its_end_ends_with_status_1_and_what_to_do() {
+    let ends = |answers| {
+        let (_, output) = replaced(answers, &[]);
+        assert_eq!((output.status.code(), &*stdout(&output)), (Some(1), ""));
+        stderr(&output)
+    };
+    let failed = ends(&[("running", UNDER_WAY), ("running", r#"{"records":0,"of":0,"error":"a sum is too large"}"#)]);
+    assert_eq!(
+        failed,
+        "tallyflow: the new form of moods was given up, and what ran before goes on: a sum is too large\n"
+    );
+    let cancelled = ends(&[("running", UNDER_WAY), ("cancelled", "null")]);
+    assert_eq!(cancelled, "tallyflow: moods was cancelled meanwhile; submit it again\n");
+    let lost = ends(&[("running", UNDER_WAY)]);
+    assert!(lost.starts_with("tallyflow: the connection to http://127.0.0.1:"), "{lost}");
+    assert!(lost.ends_with(
+        " is lost; the replacement goes on there, after a restart too: see how far it is with `tallyflow job moods`\n"
+    ));
+}
+
+#[test]
+fn a_redrive_is_waited_for_and_says_how_many_letters_there_were_and_are_left() {
+    let letter = |offset| {
+        format!(
+            r#"{{"topic":"t","partition":0,"offset":{offset},"timestamp":"T","key":null,"value":"x","reason":"bad"}}"#
+        )
+    };
+    let server = Fake::new(move |request, count| match (request.line.contains("/dead-letters?"), count) {
+        (true, 1) => answer("200 OK", &format!(r#"{{"items":[{},{}],"next":null}}"#, letter(1), letter(2))),
+        (true, _) => answer("200 OK", &format!(r#"{{"items":[{}],"next":null}}"#, letter(2))),
+        (false, 2) => answer("202 Accepted", &job("running", UNDER_WAY)),
+        (false, _) => answer("200 OK", &job("running", "null")),
+    });
+    let output = server.run(&["dead-letters", "moods", "--redrive"]);
+    assert_eq!(stdout(&output), "redrove moods: of 2 dead letters 1 are left\n", "{}", stderr(&output));
+    assert_eq!(server.requests()[1].line, "POST /api/jobs/moods/dead-letters/redrive HTTP/1.1");
+}
+
 const POLL: &str = r#"{"id":"moods","job":"polls","title":"Moods","options":["happy","sad"],"state":"filling","shown":null,
     "refill":{"version":1,"records":120,"of":5000},"opens":"2026-11-21T10:00:00Z","closes":null,"total":null,"tally":null}"#;
 

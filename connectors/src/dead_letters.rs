@@ -115,6 +115,14 @@ impl DeadLetters {
         tx.commit()
     }
 
+    /// Forgets all letters that are kept under other names than these.
+    pub fn retain(&mut self, keeps: impl Fn(&str) -> bool) -> rusqlite::Result<()> {
+        let jobs =
+            self.conn.prepare("SELECT DISTINCT job FROM dead_letters")?.query_map([], |row| row.get(0))?.collect();
+        let jobs: rusqlite::Result<Vec<String>> = jobs;
+        jobs?.iter().filter(|job| !keeps(job)).try_for_each(|job| self.clear(job))
+    }
+
     /// Forgets a job's letters: its name is used anew.
     pub fn clear(&mut self, job: &str) -> rusqlite::Result<()> {
         self.conn.execute("DELETE FROM dead_letters WHERE job = ?1", params![job]).map(|_| ())
@@ -153,7 +161,10 @@ mod tests {
         assert_eq!(letters.list("b", None, 1).unwrap(), [letter(0)]);
         letters.take_over("b", "a").unwrap();
         assert_eq!((offsets(&letters, "a", None), offsets(&letters, "b", None)), (vec![0], vec![]));
-        letters.clear("a").unwrap();
-        assert_eq!(offsets(&letters, "a", None), [0u64; 0]);
+        letters.add("b", &[letter(5)]).unwrap();
+        letters.retain(|job| job == "b").unwrap();
+        assert_eq!((offsets(&letters, "a", None), offsets(&letters, "b", None)), (vec![], vec![5]));
+        letters.clear("b").unwrap();
+        assert_eq!(offsets(&letters, "b", None), [0u64; 0]);
     }
 }

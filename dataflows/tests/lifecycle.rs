@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tallyflow_dataflows::claim::HashKey;
+use tallyflow_dataflows::decode::{Decoded, Decoder, Event, FormatInfo, Formats, Needs, Reject};
 use tallyflow_dataflows::engine::job::{Halt, Install, InstallInput, Start};
 use tallyflow_dataflows::engine::{Command, Engine, EngineConfig};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
@@ -35,13 +36,17 @@ struct Node {
 
 impl Node {
     fn start(source: Arc<dyn Source>, workers: usize) -> Self {
+        Self::start_with(source, Arc::new(PlainFormats), workers)
+    }
+
+    fn start_with(source: Arc<dyn Source>, formats: Arc<dyn Formats>, workers: usize) -> Self {
         let (send, events) = channel();
         let send = Mutex::new(send);
         let engine = Engine::start(EngineConfig {
             workers,
             hash_key: HashKey([3, 5]),
             source,
-            formats: Arc::new(PlainFormats),
+            formats,
             deliver: Arc::new(move |event| drop(send.lock().unwrap().send(event))),
         });
         Node {
@@ -388,4 +393,63 @@ fn epochs_stop_at_their_limit_until_it_is_raised() {
     node.engine.command(Command::RaiseEpochLimit(Epoch(110)));
     node.wait("what was held back", |node| node.read(1) == 10);
     assert!(node.epochs[&JobId(1)].iter().all(|epoch| (100..109).contains(epoch)), "{:?}", node.epochs);
+}
+
+/// Formats whose decoders reject every seventh offset, until they are mended.
+#[derive(Clone, Default)]
+struct Mended(Arc<AtomicBool>);
+
+struct Rejecting(Box<dyn Decoder>, bool);
+
+impl Formats for Mended {
+    fn all(&self) -> &[FormatInfo] {
+        PlainFormats.all()
+    }
+
+    fn decoder(&self, format: &str, needs: &Needs) -> Box<dyn Decoder> {
+        Box::new(Rejecting(PlainFormats.decoder(format, needs), !self.0.load(Ordering::Acquire)))
+    }
+}
+
+impl Decoder for Rejecting {
+    fn decode<'a>(&mut self, record: &RecordRef<'a>, event: &mut Event<'a>) -> Result<Decoded, Reject> {
+        if self.1 && record.offset.0.is_multiple_of(7) {
+            return Err(Reject("it is not understood".into()));
+        }
+        self.0.decode(record, event)
+    }
+}
+
+#[test]
+fn records_that_a_mended_decoder_takes_are_counted_when_the_job_is_computed_anew_beside() {
+    for (workers, tally) in [(1, COUNT), (4, COUNT), (4, LAST)] {
+        let log = log(&["t"]);
+        fill(&log, "t", 7_000);
+        let formats = Mended::default();
+        let mut node = Node::start_with(Arc::new(log.clone()), Arc::new(formats.clone()), workers);
+        let (running, beside, spec) = (JobId(1), JobId(2), spec(tally, "t"));
+        node.install(1, &spec, |_| {});
+        node.wait("all is read", |node| node.read(1) == 28_000);
+        assert_eq!(node.results[&running].accounting().rejected, 4_000);
+        formats.0.store(true, Ordering::Release);
+        node.install(2, &spec, |install| install.beside = true);
+        node.wait("all is read beside", |node| node.read(2) == 28_000);
+        assert_eq!(node.results[&beside].accounting().rejected, 0);
+        // Nothing is written any more, and yet an epoch comes from where it goes on.
+        node.is_quiet();
+        node.engine.command(Command::StepForward { job: beside, at_least: Epoch(1 << 20) });
+        node.wait("an epoch far above", |node| node.results[&beside].epoch() >= Some(Epoch(1 << 20)));
+        node.engine.command(Command::Remove(running));
+        node.wait("the old one is gone", |node| node.removed.contains(&running));
+        fill(&log, "t", 10);
+        node.wait("it reads on", |node| node.read(2) == 28_040);
+        assert!(node.epochs[&beside].is_sorted_by(|a, b| a < b));
+        assert!(node.results[&beside].accounting().is_even());
+        // As the same log is counted by an engine that had the mended decoder from the start.
+        let mut plain = Node::start(Arc::new(log), workers);
+        plain.install(1, &spec, |_| {});
+        plain.wait("all is read", |plain| plain.read(1) == 28_040);
+        assert_eq!(node.results[&beside].digest(), plain.results[&running].digest());
+        assert_eq!(node.failed, BTreeMap::new());
+    }
 }

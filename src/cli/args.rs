@@ -215,6 +215,11 @@ pub struct DemoArgs {
 pub struct SubmitArgs {
     /// The job file, TOML or JSON; - for stdin
     pub file: PathBuf,
+    /// In the place of the job of that name: its readers keep its numbers until the new ones are there
+    #[arg(long)]
+    pub replace: bool,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
     #[command(flatten)]
     pub server: ServerArg,
 }
@@ -301,6 +306,9 @@ pub struct DeadLettersArgs {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
+    /// Decode the job's records again, and so its dead letters; readers keep its numbers until that is done
+    #[arg(long, conflicts_with = "limit")]
+    pub redrive: bool,
     #[arg(long, default_value = "table")]
     pub format: Format,
     #[command(flatten)]

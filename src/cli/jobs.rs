@@ -1,13 +1,14 @@
 //! The commands on jobs.
 
 use super::Outcome;
-use super::args::{DeadLettersArgs, Format, Mode};
+use super::args::{Format, Mode, SubmitArgs};
 use super::client::{Client, RequestError, read};
 use super::output::{Rows, accounting_lines, json_list, line, plain};
+use super::replace;
 use crate::node::job::JobStatus;
 use crate::node::{Difference, Recounted};
 use anyhow::{Context, anyhow};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use std::io::Read;
 use std::path::Path;
@@ -16,23 +17,39 @@ use tallyflow_dataflows::number::Decimal;
 /// The largest file that is read. The server has bounds of its own.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// Starts a job from its file.
-pub async fn submit(client: &Client, file: &Path) -> anyhow::Result<Outcome> {
+/// Starts a job from its file, or replaces one.
+pub async fn submit(client: &Client, args: &SubmitArgs) -> anyhow::Result<Outcome> {
+    let file = args.file.as_path();
     let (name, text) = read_text(file, "the job file")?;
     let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let from_stdin = file == Path::new("-");
     let is_json = if from_stdin { text.trim_start().starts_with('{') } else { extension.eq_ignore_ascii_case("json") };
-    let request = client
+    let mut request = client
         .request(Method::POST, &["jobs"])
         .header("content-type", if is_json { "application/json" } else { "application/toml" })
         .body(text);
-    match client.json::<JobStatus>(request).await {
-        Ok((_, job)) => {
-            line(format_args!("submitted {}; see `tallyflow watch {}`", job.name, job.name))?;
-            Ok(Outcome::Done)
-        }
-        Err(error) => Err(with_faults(error, "the job was not started", &name)),
+    if args.replace {
+        request = request.query(&[("replace", "true")]);
     }
+    let sent = async { Ok(client.send(request).await?) }.await;
+    let answer = sent.map_err(|error| with_faults(error, "the job was not started", &name))?;
+    let is_new = answer.status() == StatusCode::CREATED;
+    let text = answer.text().await.map_err(|e| client.failed(&e))?;
+    let job: JobStatus = read(&text)?;
+    if is_new {
+        match args.format {
+            Format::Json => line(text)?,
+            Format::Table => line(format_args!("submitted {}; see `tallyflow watch {}`", job.name, job.name))?,
+        }
+        return Ok(Outcome::Done);
+    }
+    let (text, job) = replace::wait(client, text, job, &replace::REPLACEMENT).await?;
+    match (args.format, job.epoch) {
+        (Format::Json, _) => line(text)?,
+        (Format::Table, Some(epoch)) => line(format_args!("replaced {}, from epoch {epoch} on", job.name))?,
+        (Format::Table, None) => line(format_args!("replaced {}", job.name))?,
+    }
+    Ok(Outcome::Done)
 }
 
 /// Prints every fault of what was refused, and answers the sentence that sums them up.
@@ -129,6 +146,12 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
     }
     line(format_args!("workers   {}", job.workers))?;
     line(format_args!("epoch     {}", optional(job.epoch)))?;
+    if let Some(replacing) = &job.replacing {
+        match &replacing.error {
+            Some(error) => line(format_args!("not replaced: {}", plain(error)))?,
+            None => line(format_args!("replacing {} of {} records", replacing.records, replacing.of))?,
+        }
+    }
     if let Some(refill) = job.refill {
         line(format_args!("refill    {} of {} records", refill.records, refill.of))?;
     }
@@ -237,51 +260,6 @@ fn values(values: &Option<Vec<Decimal>>) -> String {
     values
         .as_ref()
         .map_or_else(|| "none".to_owned(), |all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
-}
-
-/// A dead letter; `value` is the record's bytes as text where they are that, else in `value_base64`.
-#[derive(Deserialize)]
-struct DeadLetterItem {
-    topic: String,
-    partition: u32,
-    offset: u64,
-    timestamp: String,
-    reason: String,
-    #[serde(default)]
-    value: Option<String>,
-    #[serde(default)]
-    value_base64: Option<String>,
-}
-
-/// How much of a dead letter's bytes a table shows.
-const SHOWN_CHARS: usize = 80;
-
-/// Prints a job's dead letters.
-pub async fn dead_letters(client: &Client, args: &DeadLettersArgs) -> anyhow::Result<Outcome> {
-    let items = client.list(&["jobs", &args.name, "dead-letters"], &[], args.limit).await?;
-    if args.format == Format::Json {
-        json_list(&items)?;
-        return Ok(Outcome::Done);
-    }
-    let mut rows = Rows::new(&["time", "topic", "partition", "offset", "reason", "record"], &["partition", "offset"]);
-    for item in &items {
-        let letter: DeadLetterItem = read(item.get())?;
-        let record = letter.value.or(letter.value_base64.map(|b| format!("base64:{b}"))).unwrap_or_default();
-        rows.add([
-            letter.timestamp,
-            letter.topic,
-            letter.partition.to_string(),
-            letter.offset.to_string(),
-            letter.reason,
-            shortened(&record, SHOWN_CHARS),
-        ]);
-    }
-    if rows.is_empty() {
-        line(format_args!("{} has no dead letters", plain(&args.name)))?;
-    } else {
-        rows.print()?;
-    }
-    Ok(Outcome::Done)
 }
 
 /// At most so many characters, with an ellipsis where more were there.

@@ -8,8 +8,10 @@ mod client;
 mod demo;
 mod feed;
 mod jobs;
+mod letters;
 pub mod output;
 mod polls;
+mod replace;
 mod results;
 mod serve;
 mod topics;
@@ -64,7 +66,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
             serve::runtime()?.block_on(crate::bench::viewers::watch(&addr, viewers)).map(|()| Outcome::Done)
         }
         Command::Engine => crate::node::run_engine().map(|()| Outcome::Done),
-        Command::Submit(args) => ask(args.server.client()?, |c| async move { jobs::submit(&c, &args.file).await }),
+        Command::Submit(args) => ask(args.server.client()?, |c| async move { jobs::submit(&c, &args).await }),
         Command::Jobs(args) => ask(args.server.client()?, |c| async move { jobs::list(&c, args.format).await }),
         Command::Job(args) => {
             ask(args.server.client()?, |c| async move { jobs::show(&c, &args.name, args.format).await })
@@ -84,9 +86,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
             ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
         }
         Command::Poll(command) => ask(command.server().client()?, |c| async move { polls::run(&c, &command).await }),
-        Command::DeadLetters(args) => {
-            ask(args.server.client()?, |c| async move { jobs::dead_letters(&c, &args).await })
-        }
+        Command::DeadLetters(args) => ask(args.server.client()?, |c| async move { letters::run(&c, &args).await }),
         Command::Topics(args) => ask(args.server.client()?, |c| async move { topics::list(&c, args.format).await }),
         Command::Topic(TopicCommand::Create(args)) => {
             ask(args.server.client()?, |c| async move { topics::create(&c, &args.name, args.partitions).await })

@@ -41,6 +41,11 @@ impl Node {
     pub fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
         let spec = self.validate(text)?;
         let _one_at_a_time = lock(&self.changing);
+        self.begin(spec)
+    }
+
+    /// Starts a job whose file was checked; `changing` is held.
+    pub(super) fn begin(&self, spec: JobSpec) -> Result<Arc<Job>, SubmitError> {
         let before = self.job(&spec.name).ok();
         if before.as_ref().is_some_and(|job| job.state() != JobState::Cancelled) {
             return Err(SubmitError::Taken(spec.name));
@@ -134,6 +139,10 @@ impl Node {
             {
                 // Not held while it drains: other jobs come and go meanwhile.
                 let _one_at_a_time = lock(&self.changing);
+                // What drains is what is shown; nothing takes its place any more.
+                if self.end_beside(&job) {
+                    self.want(&job, self.wanted(&job), None)?;
+                }
                 let ends = self.ends(&job).map_err(|e| JobError::Failed(e.to_string()))?;
                 self.halt(&job, Some(ends), false);
             }
@@ -147,7 +156,7 @@ impl Node {
         if job.state() == JobState::Cancelled {
             return Ok(job);
         }
-        self.end_beside(&job, None);
+        self.end_beside(&job);
         {
             // One lock over both: an engine that starts in between must not get it again. From here on
             // its results stand still.
@@ -228,9 +237,11 @@ impl Node {
     }
 
     pub(super) fn start_sinks(&self, job: &Arc<Job>) -> std::io::Result<()> {
+        let form = job.form();
         let start = |(index, sink): (usize, &_)| {
             SinkHandle::start(
                 job.clone(),
+                form,
                 index,
                 tallyflow_dataflows::spec::SinkSpec::clone(sink),
                 &self.config.data_dir,
@@ -250,7 +261,7 @@ impl Node {
         }
     }
 
-    fn next_halt(&self) -> u64 {
+    pub(super) fn next_halt(&self) -> u64 {
         self.halts.fetch_add(1, Ordering::AcqRel) + 1
     }
 

@@ -21,11 +21,12 @@ mod wire;
 
 pub use control::is_internal;
 pub use engine_process::run as run_engine;
+pub use replace::Submitted;
 
 use crate::config::Config;
 use anyhow::{Context, bail};
 use control::Control;
-use job::{Job, JobState};
+use job::{Job, JobState, Plan};
 use polls::Polls;
 use serde::{Deserialize, Serialize};
 use sinks::SinkHandle;
@@ -171,7 +172,9 @@ pub struct Node {
     /// Whether the supervisor has ended.
     ended: watch::Sender<bool>,
     started: Instant,
-    /// One submission, pause, resume or cancellation at a time.
+    /// One submission, replacement, pause, resume or cancellation at a time. Taken before `running`, which
+    /// comes before `dead_letters` and `polls`, and they before what is inside a job. Never taken by the
+    /// supervisor: a pause holds it while it waits for what the supervisor is told.
     changing: Mutex<()>,
     polls: Mutex<Polls>,
     /// Whenever something has become of a poll.
@@ -229,6 +232,9 @@ impl Node {
             changing_polls: Mutex::default(),
             _lock: lock,
         });
+        // What was computed beside jobs is computed anew.
+        let unfinished = node.dead_letters_store().retain(replace::are_of_a_job);
+        unfinished.context("the dead letters can't be tidied")?;
         for record in kept.jobs.into_values() {
             node.restore(record)?;
         }
@@ -378,8 +384,7 @@ fn log_options(config: &Config) -> LogOptions {
 }
 
 /// A failure with the place in the log where it happened.
-fn job_failure(job: &Job, error: &str, at: Option<Position>) -> String {
-    let plan = job.plan();
+fn job_failure(plan: &Plan, error: &str, at: Option<Position>) -> String {
     match at.and_then(|at| Some((plan.inputs.get(at.input())?, at))) {
         Some((input, at)) => format!("at {}/{}/{}: {error}", input.topic, at.partition(), at.offset()),
         None => error.to_owned(),

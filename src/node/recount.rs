@@ -1,6 +1,6 @@
 //! The recount: reads the log again and compares.
 
-use crate::node::job::Job;
+use crate::node::job::{Job, Plan};
 use crate::node::{Difference, Node, RecountError, Recounted, lock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the job shows, to be compared.
 struct Shown {
+    plan: Arc<Plan>,
     epoch: Epoch,
     next: Vec<Vec<Offset>>,
     read: u64,
@@ -39,12 +40,13 @@ impl Node {
     pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
         let started = Instant::now();
-        let plan = job.plan();
-        let (shown, polls) = match &plan.spec.dataflow {
+        let (shown, polls) = match &job.plan().spec.dataflow {
             Dataflow::Tally(_) => (self.shown(&job)?, Vec::new()),
             Dataflow::Polls(_) => self.shown_with_polls(&job)?,
         };
         let max = self.config.recount_records_max;
+        // The plan of just these numbers: another form may take the job's place at any time.
+        let plan = shown.plan.clone();
         let records: u64 = plan
             .inputs
             .iter()
@@ -138,12 +140,13 @@ impl Node {
     }
 
     fn shown(&self, job: &Job) -> Result<Shown, RecountError> {
-        let shown = job.read(|results| {
+        let shown = job.read_with_plan(|plan, results| {
             let a = *results.accounting();
             let line = |(subject, group, values): (&str, &Group, &[Decimal])| {
                 ((subject.to_owned(), group.text()), (group.clone(), values.to_vec()))
             };
             Shown {
+                plan: plan.clone(),
                 epoch: results.epoch().unwrap_or_default(),
                 next: results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect(),
                 read: a.read,

@@ -7,55 +7,69 @@
 //!
 //! ```text
 //!   installed beside --> behind --> near (let forward) --> there --> takes the job's place
-//!                           '---------- fails: given up, what runs stays ----------'
+//!          ^                '---------- fails: given up, what runs stays ----------'
+//!          '---- engine gone, node gone: begins anew
 //! ```
+//!
+//! A thread of its own waits for the new form to be there, and takes `changing` for the change itself; the
+//! supervisor only tells how far it has come.
 
-use crate::node::job::{Job, JobState, Plan, Progress};
+use crate::node::job::{Job, JobState, Place, Plan};
 use crate::node::sinks::SinkHandle;
-use crate::node::supervise::{install_beside, is_live};
+use crate::node::supervise::{install, install_beside, is_live};
 use crate::node::{JobError, JobText, Node, SubmitError, lock};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tallyflow_dataflows::engine::Command;
-use tallyflow_dataflows::engine::job::InstallInput;
+use tallyflow_dataflows::engine::job::{Halt, InstallInput};
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::spec::{Dataflow, JobSpec};
-use tallyflow_dataflows::update::{EpochUpdate, JobId};
+use tallyflow_dataflows::update::JobId;
 
 /// Engine ids from here on are of what was computed beside a job; below are the jobs' own.
 const ENGINE_IDS: u64 = 1 << 32;
 /// How far the epochs of the new form begin above all that were shown: more than the old one closes while
 /// it waits for its end.
 const EPOCHS_APART: u64 = 1 << 20;
-/// How long between two looks whether the new form has come as far as the old one, which reads on.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// The longest time between two looks whether the server ends meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long the new form may run after the old one, which reads on. Where it does not catch up in that
+/// time there is more to read than both can, and the old one waits for it.
+const RACE_MAX: Duration = Duration::from_secs(10);
+
+/// What a submission in the place of a job has come to.
+pub enum Submitted {
+    /// There was none; it is starting.
+    Anew(Arc<Job>),
+    /// It is replaced or being replaced, as its status says.
+    Replacing(Arc<Job>),
+}
 
 impl Node {
     /// Submits a job in the place of the one of its name, or anew if there is none. Blocks for a durable
     /// write; `JobStatus::replacing` tells how far the new form has come.
-    pub fn replace(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
+    pub fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError> {
         let spec = self.validate(text)?;
+        let _one_at_a_time = lock(&self.changing);
         let job = match self.job(&spec.name) {
             Ok(job) if job.state() != JobState::Cancelled => job,
-            _ => return self.submit(text),
+            _ => return self.begin(spec).map(Submitted::Anew),
         };
         let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
-        let _one_at_a_time = lock(&self.changing);
+        can_be_replaced(&job).map_err(|e| SubmitError::InTheWay(e.to_string()))?;
         let plan = job.plan();
-        self.can_be_replaced(&job).map_err(|e| SubmitError::InTheWay(e.to_string()))?;
-        if counts_the_same(&plan.spec, &spec) {
-            let sinks = lock(&self.sinks).remove(&job.id).unwrap_or_default();
-            sinks.into_iter().for_each(SinkHandle::flush);
-            job.retune(spec);
-            let noted = self.want(&job, self.wanted(&job), None).map_err(|e| failed(&e));
-            self.start_sinks(&job).map_err(|e| failed(&e))?;
-            return noted.map(|()| job);
+        let is_polls = |spec: &JobSpec| matches!(spec.dataflow, Dataflow::Polls(_));
+        // What has failed is tried anew, whatever differs.
+        let has_failed = job.state() == JobState::Failed && !is_polls(&plan.spec);
+        if counts_the_same(&plan.spec, &spec) && !has_failed {
+            self.retune(&job, spec)?;
+            return Ok(Submitted::Replacing(job));
         }
-        if let Dataflow::Polls(_) = plan.spec.dataflow {
+        if is_polls(&plan.spec) || is_polls(&spec) {
             return Err(SubmitError::InTheWay(format!(
-                "job {:?} computes polls and what it reads can't be replaced while it runs; cancel it, submit it again and \
-                 make its polls anew",
+                "job {:?} is one of polls or would become one: while it runs, only its sinks and the defaults in \
+                 [polls] can be replaced; cancel it, submit it again and make its polls anew",
                 job.name()
             )));
         }
@@ -66,27 +80,41 @@ impl Node {
             None => self.resolve(input),
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>().map_err(|e| failed(&e))?;
-        self.compute_beside(&job, spec, inputs).map_err(|e| failed(&e))?;
-        if let Err(error) = self.want(&job, self.wanted(&job), None) {
-            self.end_beside(&job, None);
-            return Err(failed(&error));
-        }
-        Ok(job)
+        self.begin_beside(&job, spec, inputs).map_err(|e| failed(&e))?;
+        Ok(Submitted::Replacing(job))
     }
 
     /// Decodes a job's dead letters again at their own offsets, with all its other records.
     pub fn redrive(&self, name: &str) -> Result<Arc<Job>, JobError> {
         let _one_at_a_time = lock(&self.changing);
         let job = self.job(name)?;
-        self.can_be_replaced(&job)?;
+        can_be_replaced(&job)?;
         let plan = job.plan();
-        if let Dataflow::Polls(_) = plan.spec.dataflow {
-            self.read_anew(&job).map_err(|error| JobError::Failed(format!("{error:#}")))?;
-            return Ok(job);
+        match plan.spec.dataflow {
+            Dataflow::Polls(_) if job.is_catching_up() => {
+                let (name, state) = (job.name().to_owned(), job.state().name());
+                let remedy = "it reads its records again just now; wait until it runs";
+                return Err(JobError::State { name, state, remedy });
+            }
+            Dataflow::Polls(_) => self.read_anew(&job).map_err(|error| JobError::Failed(format!("{error:#}")))?,
+            Dataflow::Tally(_) => self.begin_beside(&job, plan.spec.clone(), plan.inputs.clone())?,
         }
-        let begun = self.compute_beside(&job, plan.spec.clone(), plan.inputs.clone());
-        begun.map_err(|error| JobError::Failed(format!("{error:#}")))?;
         Ok(job)
+    }
+
+    /// Takes over sinks, `top` and the defaults of polls.
+    fn retune(&self, job: &Arc<Job>, spec: JobSpec) -> Result<(), SubmitError> {
+        let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
+        let before = job.plan().spec.clone();
+        // They write what is there once more: what is no longer named ends whole.
+        lock(&self.sinks).remove(&job.id).unwrap_or_default().into_iter().for_each(SinkHandle::flush);
+        job.retune(spec);
+        let noted = self.want(job, self.wanted(job), None);
+        if noted.is_err() {
+            job.retune(before);
+        }
+        self.start_sinks(job).map_err(|e| failed(&e))?;
+        noted.map_err(|e| failed(&e))
     }
 
     /// Polls come and go while their job is computed: it is read again in its own place, and readers keep
@@ -96,38 +124,37 @@ impl Node {
         self.dead_letters_store().clear(job.name())?;
         let running = self.running();
         self.polls_left_alone([job]);
-        job.catch_up(target);
-        if let Some(running) = running.as_ref() {
-            running.link.command(Command::Remove(job.plan().engine_id));
-            self.rename(job, self.next_engine_id());
-            let first = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
-            let polls = self.polls_to_install(job);
-            running.link.command(super::supervise::install(job, first, running.epoch_limit, polls));
+        let Some(running) = running.as_ref() else {
+            // The engine that is being started reads it anew.
+            job.catch_up(target);
+            return Ok(());
+        };
+        let (before, engine_id) = (job.plan().engine_id, self.next_engine_id());
+        running.link.command(Command::Remove(before));
+        {
+            let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
+            jobs.by_id.remove(&before);
+            job.catch_up_as(engine_id, target);
+            jobs.by_id.insert(engine_id, job.clone());
         }
-        Ok(())
-    }
-
-    fn rename(&self, job: &Arc<Job>, engine_id: JobId) {
-        let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        jobs.by_id.remove(&job.plan().engine_id);
-        job.rename(engine_id);
-        jobs.by_id.insert(engine_id, job.clone());
-    }
-
-    fn can_be_replaced(&self, job: &Job) -> Result<(), JobError> {
-        let (state, name) = (job.state(), job.name().to_owned());
-        if job.beside().is_some() {
-            let remedy = "it is being replaced already; wait until that has ended, or cancel the job";
-            return Err(JobError::State { name, state: state.name(), remedy });
-        }
-        if matches!(state, JobState::Paused | JobState::Cancelled) {
-            return Err(JobError::State { name, state: state.name(), remedy: "resume it first" });
-        }
+        let first = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
+        let polls = self.polls_to_install(job);
+        running.link.command(install(job, first, running.epoch_limit, polls));
         Ok(())
     }
 
     fn next_engine_id(&self) -> JobId {
         JobId(ENGINE_IDS + self.engine_ids.fetch_add(1, Ordering::AcqRel))
+    }
+
+    /// Starts to compute a form of a job beside it, and notes that; `changing` is held.
+    fn begin_beside(&self, job: &Arc<Job>, spec: JobSpec, inputs: Vec<InstallInput>) -> Result<(), JobError> {
+        self.compute_beside(job, spec, inputs).map_err(|error| JobError::Failed(format!("{error:#}")))?;
+        let noted = self.want(job, self.wanted(job), None);
+        if noted.is_err() {
+            self.end_beside(job);
+        }
+        noted
     }
 
     /// Starts to compute a form of a job beside it.
@@ -141,7 +168,6 @@ impl Node {
         let graph = self.graph(engine_id, &spec, &inputs);
         let plan = Arc::new(Plan { engine_id, spec, inputs, graph });
         let target = self.ends_of_inputs(&plan.inputs)?;
-        self.dead_letters_store().clear(&letters_of(job, engine_id))?;
         let running = self.running();
         job.begin_beside(plan.clone(), target);
         self.jobs.write().unwrap_or_else(PoisonError::into_inner).by_id.insert(engine_id, job.clone());
@@ -152,97 +178,146 @@ impl Node {
         Ok(())
     }
 
-    /// An epoch of what is computed beside a job has closed.
-    pub(super) fn on_beside(self: &Arc<Self>, job: &Arc<Job>, id: JobId, mut update: EpochUpdate) {
-        let Some(plan) = job.beside().filter(|plan| plan.engine_id == id) else { return };
-        self.keep_dead_letters(&letters_of(job, id), &plan, std::mem::take(&mut update.rejected));
-        match job.apply_beside(update) {
-            Progress::Behind => {}
-            Progress::Near => {
-                let at_least = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
-                job.let_forward(at_least);
-                if let Some(running) = self.running().as_ref() {
-                    running.link.command(Command::StepForward { job: id, at_least });
+    /// What is computed beside a job has come to its target: it reads as it can from now on, and takes the
+    /// job's place as soon as it is there. Called by the supervisor.
+    pub(super) fn let_forward(self: &Arc<Self>, job: &Arc<Job>, id: JobId) {
+        let (node, waiting) = (self.clone(), job.clone());
+        let at_least = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
+        job.let_forward(id, at_least);
+        let name = format!("replace-{}", job.name());
+        if let Err(error) = std::thread::Builder::new().name(name).spawn(move || node.wait_for_place(&waiting, id)) {
+            self.on_failed(job, id, &format!("a thread can't be started: {error}"), None);
+            return;
+        }
+        if let Some(running) = self.running().as_ref() {
+            running.link.command(Command::StepForward { job: id, at_least });
+        }
+    }
+
+    fn wait_for_place(self: Arc<Self>, job: &Arc<Job>, id: JobId) {
+        let began = Instant::now();
+        let mut held_back = false;
+        while !self.is_stopping() {
+            match job.wait_for_beside(id, LOOK_EVERY) {
+                Place::Over => return,
+                Place::There if self.take_place(job, id) => return,
+                Place::NotYet if !held_back && began.elapsed() > RACE_MAX => {
+                    held_back = true;
+                    self.hold_back(job, id);
                 }
-            }
-            Progress::There => {
-                // Flushing sinks takes its time, and other jobs' epochs wait for this thread.
-                let (node, job) = (self.clone(), job.clone());
-                let name = format!("replace-{}", job.name());
-                if let Err(error) = std::thread::Builder::new().name(name).spawn(move || node.take_place(&job, id)) {
-                    tracing::error!("a job can't take its place: {error}");
-                }
+                Place::There | Place::NotYet => {}
             }
         }
     }
 
-    fn take_place(&self, job: &Arc<Job>, id: JobId) {
-        let sinks = lock(&self.sinks).remove(&job.id).unwrap_or_default();
-        sinks.into_iter().for_each(SinkHandle::flush);
-        let over = loop {
-            match job.beside() {
-                Some(plan) if plan.engine_id == id && is_live_or_failed(job) => {}
-                _ => break None,
-            }
-            if let Some(over) = job.take_place() {
-                break Some(over);
-            }
-            std::thread::sleep(LOOK_EVERY);
-        };
-        if let Some(over) = over {
-            self.remove_from_engine(over.engine_id);
-            let letters = self.dead_letters_store().take_over(&letters_of(job, id), job.name());
-            if let Err(error) = letters {
+    /// The job reads no further, so that what is computed beside it comes as far.
+    fn hold_back(&self, job: &Job, id: JobId) {
+        let _one_at_a_time = lock(&self.changing);
+        let running = self.running();
+        if let Some(running) = running.as_ref().filter(|_| job.beside().is_some_and(|plan| plan.engine_id == id)) {
+            let halt = Halt { number: self.next_halt(), until: None };
+            running.link.command(Command::Halt { job: job.plan().engine_id, halt });
+        }
+    }
+
+    /// The change itself; whether it was made.
+    fn take_place(&self, job: &Arc<Job>, id: JobId) -> bool {
+        // Whoever pauses or cancels it comes before or after.
+        let _one_at_a_time = lock(&self.changing);
+        {
+            // An engine that starts runs the one or the other, and each letter is with its own form.
+            let running = self.running();
+            let mut letters = self.dead_letters_store();
+            let Some(over) = job.take_place(id) else { return false };
+            if let Err(error) = letters.take_over(&letters_of(job, id), job.name()) {
                 tracing::error!(job = job.name(), "its dead letters can't be renewed: {error}");
             }
-            // If it is not noted, the next start computes it beside once more.
-            if let Err(error) = self.want(job, self.wanted(job), None) {
-                tracing::error!(job = job.name(), "that it was replaced can't be noted: {error}");
+            self.jobs.write().unwrap_or_else(PoisonError::into_inner).by_id.remove(&over.engine_id);
+            if let Some(running) = running.as_ref() {
+                running.link.command(Command::Remove(over.engine_id));
             }
-            tracing::info!(job = job.name(), "the job was replaced");
         }
-        if is_live(job.state())
-            && let Err(error) = self.start_sinks(job)
-        {
+        // If it is not noted, the next start computes it beside once more.
+        if let Err(error) = self.want(job, self.wanted(job), None) {
+            tracing::error!(job = job.name(), "that it was replaced can't be noted: {error}");
+        }
+        // Those of the old form have nothing more to write.
+        lock(&self.sinks).remove(&job.id).unwrap_or_default().into_iter().for_each(SinkHandle::flush);
+        if let Err(error) = self.start_sinks(job) {
             tracing::error!(job = job.name(), "its sinks can't be started: {error}");
         }
+        tracing::info!(job = job.name(), "the job was replaced");
+        true
     }
 
-    /// What is computed beside can't go on.
-    pub(super) fn give_up_beside(&self, job: &Arc<Job>, id: JobId, error: String) {
-        if job.beside().is_some_and(|plan| plan.engine_id == id) {
-            tracing::error!(job = job.name(), "what was to take its place failed: {error}");
-            self.end_beside(job, Some(error));
-            if let Err(error) = self.want(job, self.wanted(job), None) {
-                tracing::error!(job = job.name(), "that can't be noted: {error}");
+    /// Gives up what is computed beside a job; whether there was such. `changing` is held.
+    pub(super) fn end_beside(&self, job: &Job) -> bool {
+        let given_up = job.give_up_beside();
+        if let Some(plan) = &given_up {
+            self.clear_away(job, plan);
+        }
+        given_up.is_some()
+    }
+
+    /// Removes what was given up from the engine, with its letters. What runs reads on.
+    pub(super) fn clear_away(&self, job: &Job, plan: &Plan) {
+        {
+            let running = self.running();
+            self.jobs.write().unwrap_or_else(PoisonError::into_inner).by_id.remove(&plan.engine_id);
+            if let Some(running) = running.as_ref() {
+                running.link.command(Command::Remove(plan.engine_id));
+                if job.halt().is_none() {
+                    running.link.command(Command::Resume(job.plan().engine_id));
+                }
             }
         }
-    }
-
-    /// Gives up what is computed beside a job, if there is such.
-    pub(super) fn end_beside(&self, job: &Job, error: Option<String>) {
-        if let Some(plan) = job.give_up_beside(error) {
-            self.remove_from_engine(plan.engine_id);
-            self.dead_letters_store().clear(&letters_of(job, plan.engine_id)).ok();
+        if let Err(error) = self.dead_letters_store().clear(&letters_of(job, plan.engine_id)) {
+            // They go when the server is started again.
+            tracing::warn!(job = job.name(), "dead letters can't be cleared away: {error}");
         }
     }
 
-    fn remove_from_engine(&self, id: JobId) {
-        let running = self.running();
-        self.jobs.write().unwrap_or_else(PoisonError::into_inner).by_id.remove(&id);
-        if let Some(running) = running.as_ref() {
-            running.link.command(Command::Remove(id));
+    /// Notes what the job is now, as soon as nothing else changes it. The supervisor does not wait for it.
+    pub(super) fn note_soon(self: &Arc<Self>, job: &Arc<Job>) {
+        let (node, changed) = (self.clone(), job.clone());
+        let note = move || {
+            let _one_at_a_time = lock(&node.changing);
+            if changed.state() == JobState::Cancelled || changed.beside().is_some() {
+                return;
+            }
+            // If it is not noted, the next start tries once more what has failed.
+            if let Err(error) = node.want(&changed, node.wanted(&changed), None) {
+                tracing::error!(job = changed.name(), "that its replacement failed can't be noted: {error}");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name(format!("note-{}", job.name())).spawn(note) {
+            tracing::error!(job = job.name(), "that its replacement failed can't be noted: {error}");
         }
     }
 }
 
-fn is_live_or_failed(job: &Job) -> bool {
-    is_live(job.state()) || job.state() == JobState::Failed
+fn can_be_replaced(job: &Job) -> Result<(), JobError> {
+    let (state, name) = (job.state(), job.name().to_owned());
+    let in_the_way = |remedy| Err(JobError::State { name, state: state.name(), remedy });
+    match state {
+        _ if job.beside().is_some() => {
+            in_the_way("it is being replaced already; wait until that has ended, or cancel the job")
+        }
+        JobState::Paused => in_the_way("resume it first"),
+        JobState::Cancelled => in_the_way("submit it again"),
+        _ if job.halt().is_some() && is_live(state) => in_the_way("it is being cancelled; wait until it has ended"),
+        _ => Ok(()),
+    }
 }
 
-/// Under which name the dead letters of what is computed beside are kept; no job can have it.
-fn letters_of(job: &Job, id: JobId) -> String {
+/// Under which name the dead letters of what is computed beside are kept.
+pub(super) fn letters_of(job: &Job, id: JobId) -> String {
     format!("{}/{}", job.name(), id.0)
+}
+
+/// Whether letters under that name are those of a job: no job's name has a slash.
+pub(super) fn are_of_a_job(name: &str) -> bool {
+    !name.contains('/')
 }
 
 /// Whether two forms of a job differ in nothing that is counted.
@@ -252,11 +327,12 @@ fn counts_the_same(a: &JobSpec, b: &JobSpec) -> bool {
         if let Dataflow::Tally(tally) = &mut spec.dataflow {
             tally.top = None;
         }
-        // The defaults of polls are for those to come.
-        match &spec.dataflow {
-            Dataflow::Polls(_) => (None, spec.name, spec.inputs),
-            Dataflow::Tally(_) => (Some(spec.dataflow), spec.name, spec.inputs),
-        }
+        spec
     };
-    plain(a) == plain(b)
+    let (mut a, b) = (plain(a), plain(b));
+    if let (Dataflow::Polls(a), Dataflow::Polls(b)) = (&mut a.dataflow, &b.dataflow) {
+        // The defaults of polls are for those to come; how far ahead a time may lie is the job's.
+        *a = tallyflow_dataflows::spec::polls::PollsSpec { ahead: a.ahead, ..b.clone() };
+    }
+    a == b
 }

@@ -20,8 +20,14 @@ pub struct SinkHandle {
 }
 
 impl SinkHandle {
-    /// Starts the job's sink of that number.
-    pub fn start(job: Arc<Job>, index: usize, spec: SinkSpec, data_dir: &Path) -> std::io::Result<SinkHandle> {
+    /// Starts the sink of that number of a form of the job. Of any other form it writes nothing.
+    pub fn start(
+        job: Arc<Job>,
+        form: u64,
+        index: usize,
+        spec: SinkSpec,
+        data_dir: &Path,
+    ) -> std::io::Result<SinkHandle> {
         let SinkSpec::Sqlite { path, .. } = &spec;
         let path = data_dir.join(path);
         let (stop, stopped) = channel();
@@ -29,8 +35,8 @@ impl SinkHandle {
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let status =
                 SinkStatus { kind: "sqlite".to_owned(), path: path.display().to_string(), epoch: None, error: None };
-            job.set_sink(index, status.clone());
-            Follower { job, index, spec, written: None, status, sink: None }.run(&stopped);
+            job.set_sink(form, index, status.clone());
+            Follower { job, form, index, spec, written: None, status, sink: None }.run(&stopped);
         })?;
         Ok(SinkHandle { stop, thread: Some(thread) })
     }
@@ -46,6 +52,7 @@ impl SinkHandle {
 
 struct Follower {
     job: Arc<Job>,
+    form: u64,
     index: usize,
     spec: SinkSpec,
     written: Option<Epoch>,
@@ -76,7 +83,7 @@ impl Follower {
                     self.written = None;
                 }
             }
-            self.job.set_sink(self.index, self.status.clone());
+            self.job.set_sink(self.form, self.index, self.status.clone());
             if stop {
                 return;
             }
@@ -85,9 +92,9 @@ impl Follower {
 
     fn write(&mut self) -> Result<(), SinkError> {
         let written = self.written;
-        let Some(Some(epoch)) = self.job.read(|results| {
+        let Some(Some((epoch, aggregates))) = self.job.read_form(self.form, |results| {
             let newer = results.epoch().is_some_and(|epoch| Some(epoch) != written);
-            newer.then(|| epoch_of(results, written))
+            newer.then(|| (epoch_of(results, written), results.shape().aggregates.clone()))
         }) else {
             return Ok(());
         };
@@ -95,7 +102,6 @@ impl Follower {
             Some(sink) => sink,
             None => {
                 let SinkSpec::Sqlite { history_step, history_keep, .. } = &self.spec;
-                let aggregates = self.job.read(|r| r.shape().aggregates.clone()).unwrap_or_default();
                 let path = Path::new(&self.status.path);
                 self.sink.insert(SqliteSink::open(path, self.job.name(), aggregates, *history_step, *history_keep)?)
             }

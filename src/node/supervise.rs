@@ -1,22 +1,24 @@
 //! The supervisor: keeps an engine process running, and passes on what it tells.
 
-use crate::node::job::{Job, JobState, Plan};
+use crate::node::job::{Applied, Failed, Job, JobState, Plan};
 use crate::node::link::{Link, next_frame};
+use crate::node::replace::letters_of;
 use crate::node::wire::{FromEngine, ToEngine};
 use crate::node::{Node, job_failure};
 use std::io::BufReader;
 use std::process::ChildStdout;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
-use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
+use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::facts::Rejected;
 use tallyflow_dataflows::engine::job::{Install, InstallInput};
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::source::Source;
 use tallyflow_dataflows::spec::polls::PollInForce;
-use tallyflow_dataflows::update::EngineEvent;
+use tallyflow_dataflows::update::{EngineEvent, EpochUpdate, JobId};
 
 /// The engine that runs now.
 pub struct Running {
@@ -80,7 +82,10 @@ impl Node {
             {
                 let mut running = self.running();
                 *running = None;
-                self.polls_left_alone(&self.jobs());
+                let jobs = self.jobs();
+                self.polls_left_alone(&jobs);
+                // From here on none of them can take a place: what it showed is not computed any more.
+                jobs.iter().for_each(|job| drop(job.beside_anew()));
             }
             if self.is_stopping() {
                 break;
@@ -146,17 +151,11 @@ impl Node {
                     job.set_state(JobState::Running, None);
                 }
             }
-            EngineEvent::Closed { job: id, mut update } => {
+            EngineEvent::Closed { job: id, update } => {
                 self.newest_epoch.fetch_max(update.epoch.0, Ordering::AcqRel);
                 self.keep_epochs_reserved(update.epoch);
                 if let Some(job) = self.job_by_id(id) {
-                    let plan = job.plan();
-                    if plan.engine_id != id {
-                        return self.on_beside(&job, id, *update);
-                    }
-                    self.keep_dead_letters(job.name(), &plan, std::mem::take(&mut update.rejected));
-                    job.apply(*update);
-                    self.tell_sealed(&job);
+                    self.on_closed(&job, id, *update);
                 }
             }
             EngineEvent::Halted { job, halt } => {
@@ -165,19 +164,48 @@ impl Node {
                 }
             }
             EngineEvent::Failed { job: id, error, at } => {
-                if let Some(job) = self.job_by_id(id).filter(|job| job.plan().engine_id != id) {
-                    return self.give_up_beside(&job, id, error);
-                }
-                if let Some(job) = self.job_by_id(id).filter(|job| is_live(job.state())) {
-                    let error = job_failure(&job, &error, at);
-                    tracing::error!(job = job.name(), "the job failed: {error}");
-                    let _running = self.running();
-                    self.polls_left_alone([&job]);
-                    job.set_state(JobState::Failed, Some(error));
+                if let Some(job) = self.job_by_id(id) {
+                    self.on_failed(&job, id, &error, at);
                 }
             }
             EngineEvent::Polls { job, event } => self.on_poll_event(job, event),
             EngineEvent::Removed { .. } => {}
+        }
+    }
+
+    fn on_closed(self: &Arc<Self>, job: &Arc<Job>, id: JobId, mut update: EpochUpdate) {
+        let rejected = std::mem::take(&mut update.rejected);
+        // Held over both: what takes the job's place in between takes its letters along.
+        let letters = (!rejected.is_empty()).then(|| self.dead_letters_store());
+        match job.apply(id, update) {
+            Applied::Not => {}
+            Applied::Shown(plan) => {
+                keep_dead_letters(letters, job.name(), &plan, rejected);
+                self.tell_sealed(job);
+            }
+            Applied::Beside { plan, near } => {
+                keep_dead_letters(letters, &letters_of(job, id), &plan, rejected);
+                if near {
+                    self.let_forward(job, id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_failed(self: &Arc<Self>, job: &Arc<Job>, id: JobId, error: &str, at: Option<Position>) {
+        let running = self.running();
+        match job.fail(id, |plan| job_failure(plan, error, at)) {
+            Failed::Nothing => {}
+            Failed::Job(error) => {
+                tracing::error!(job = job.name(), "the job failed: {error}");
+                self.polls_left_alone([job]);
+            }
+            Failed::Beside(plan, error) => {
+                drop(running);
+                tracing::error!(job = job.name(), "what was to take its place failed: {error}");
+                self.clear_away(job, &plan);
+                self.note_soon(job);
+            }
         }
     }
 
@@ -192,27 +220,6 @@ impl Node {
             }
             // The next epoch tries again; half a block is left.
             Err(error) => tracing::warn!("reserving epochs: {error}"),
-        }
-    }
-
-    /// Keeps letters under the name of a job.
-    pub(super) fn keep_dead_letters(&self, name: &str, plan: &Plan, rejected: Vec<Rejected>) {
-        if rejected.is_empty() {
-            return;
-        }
-        let letter = |r: Rejected| DeadLetter {
-            topic: plan.inputs[r.position.input()].topic.clone(),
-            partition: r.position.partition().0,
-            offset: r.position.offset().0,
-            timestamp_ms: r.timestamp_ms,
-            key: r.key,
-            value: r.value,
-            reason: r.reason,
-        };
-        let letters: Vec<_> = rejected.into_iter().map(letter).collect();
-        if let Err(error) = self.dead_letters_store().add(name, &letters) {
-            // The records themselves stay in the log.
-            tracing::error!(job = name, "{} dead letters could not be kept: {error}", letters.len());
         }
     }
 
@@ -290,4 +297,23 @@ pub fn install_beside(plan: &Plan, first_epoch: Epoch, epoch_limit: Epoch) -> Co
         beside: true,
         polls: Vec::new(),
     }))
+}
+
+/// Keeps letters under the name of a job, where there are any.
+fn keep_dead_letters(letters: Option<MutexGuard<'_, DeadLetters>>, name: &str, plan: &Plan, rejected: Vec<Rejected>) {
+    let Some(mut store) = letters else { return };
+    let letter = |r: Rejected| DeadLetter {
+        topic: plan.inputs[r.position.input()].topic.clone(),
+        partition: r.position.partition().0,
+        offset: r.position.offset().0,
+        timestamp_ms: r.timestamp_ms,
+        key: r.key,
+        value: r.value,
+        reason: r.reason,
+    };
+    let letters: Vec<_> = rejected.into_iter().map(letter).collect();
+    if let Err(error) = store.add(name, &letters) {
+        // The records themselves stay in the log.
+        tracing::error!(job = name, "{} dead letters could not be kept: {error}", letters.len());
+    }
 }

@@ -4,7 +4,7 @@
 use crate::node::job::Job;
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
-    CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, is_internal,
+    CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, Submitted, is_internal,
 };
 use std::sync::Arc;
 use tallyflow_connectors::dead_letters::DeadLetter;
@@ -14,6 +14,9 @@ use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
 pub trait Host: Send + Sync + 'static {
     /// Checks a job file and starts the job. Blocks for a durable write.
     fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError>;
+    /// Checks a job file and puts the job in the place of the one of its name, or starts it if there is
+    /// none. Blocks for a durable write; the job's status tells how far that has come.
+    fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError>;
     /// Only checks a job file. Blocks.
     fn validate(&self, text: &JobText) -> Result<(), SubmitError>;
     /// All jobs by name.
@@ -34,6 +37,9 @@ pub trait Host: Send + Sync + 'static {
         after: Option<(String, u32, u64)>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, JobError>;
+    /// Begins to decode all records of the job again. Blocks for a durable write; the job's status tells
+    /// how far that has come.
+    fn redrive(&self, name: &str) -> Result<Arc<Job>, JobError>;
     /// Polls by id, those of a job where one is named, from after an id, at most so many.
     fn polls(&self, job: Option<&str>, after: Option<&str>, limit: usize) -> Vec<PollView>;
     fn poll(&self, id: &str) -> Result<PollView, PollError>;
@@ -60,6 +66,9 @@ pub trait Host: Send + Sync + 'static {
 impl Host for Node {
     fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
         self.submit(text)
+    }
+    fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError> {
+        self.replace(text)
     }
     fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
         self.validate(text).map(drop)
@@ -89,6 +98,9 @@ impl Host for Node {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, JobError> {
         self.dead_letters(name, after, limit)
+    }
+    fn redrive(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.redrive(name)
     }
     fn polls(&self, job: Option<&str>, after: Option<&str>, limit: usize) -> Vec<PollView> {
         self.polls(job, after, limit)

@@ -1,7 +1,8 @@
 //! Jobs: submitting, looking, pausing, resuming, cancelling, recounting.
 
+use crate::node::job::Job;
 use crate::node::job::{JobState, JobStatus};
-use crate::node::{CancelMode, JobText, Recounted};
+use crate::node::{CancelMode, JobText, Recounted, Submitted};
 use crate::server::Shared;
 use crate::server::answer::{Items, blocking};
 use crate::server::body::{self, Bounds};
@@ -58,19 +59,26 @@ async fn job_text(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Jo
     Ok(if json { JobText::Json(text) } else { JobText::Toml(text) })
 }
 
-/// Submits a job.
+/// Submits a job; with `replace` in the place of the one of its name.
+///
+/// Other sinks, another `top` and other defaults of polls are taken over at once. Anything else is computed
+/// from the log beside the running job, whose readers keep its numbers until the new ones take their place
+/// in one change; `replacing` in the job's status tells how far that has come.
 #[utoipa::path(
     post, path = "/api/jobs", tag = "jobs",
+    params(("replace" = Option<bool>, Query, description = "true: in the place of the job of that name, if there is one")),
     request_body(content(
         (String = "application/toml"),
         (serde_json::Value = "application/json"),
     ), description = "The job file, as TOML or JSON"),
     responses(
+        (status = 200, description = "The job of that name is replaced, or is being replaced", body = JobStatus,
+            headers(("Location" = String, description = "Where the job is to be found"))),
         (status = 201, description = "The job is starting", body = JobStatus,
             headers(("Location" = String, description = "Where the job is to be found"))),
         (status = 400, response = Problem),
         (status = 408, response = Problem),
-        (status = 409, description = "A job of that name is there already", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A job of that name is there already, or can't be replaced as it is now", body = Problem, content_type = "application/problem+json"),
         (status = 413, response = Problem),
         (status = 415, response = Problem),
         (status = 422, description = "The job file has faults; `faults` has every one and its place", body = Problem, content_type = "application/problem+json"),
@@ -80,18 +88,27 @@ async fn job_text(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Jo
 )]
 async fn submit(
     State(shared): State<Arc<Shared>>,
-    query: Query,
+    mut query: Query,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let replace = query.word("replace", &[("true", true), ("false", false)])?.unwrap_or_default();
     query.end()?;
     let text = job_text(&shared, &headers, body).await?;
     let host = shared.host.clone();
-    let job = blocking(move || host.submit(&text)).await?;
+    let submit = move || if replace { host.replace(&text) } else { host.submit(&text).map(Submitted::Anew) };
+    match blocking(submit).await? {
+        Submitted::Anew(job) => located(StatusCode::CREATED, &job),
+        Submitted::Replacing(job) => located(StatusCode::OK, &job),
+    }
+}
+
+/// A job's status, with where it is to be found.
+pub fn located(status: StatusCode, job: &Job) -> Result<Response, Problem> {
     // A job's name needs no escaping in a path.
     let location = HeaderValue::from_str(&format!("/api/jobs/{}", job.name()))
         .map_err(|_| Problem::internal("the job's name fits in no header"))?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(job.status())).into_response())
+    Ok((status, [(header::LOCATION, location)], Json(job.status())).into_response())
 }
 
 /// Checks a job file without starting anything.

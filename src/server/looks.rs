@@ -1,11 +1,14 @@
 //! Looking at single records: the newest of each class, and the dead letters.
 
+use crate::node::job::JobStatus;
 use crate::server::Shared;
 use crate::server::answer::{Items, blocking, rfc3339, text_or_base64};
 use crate::server::input::{Name, Query};
+use crate::server::jobs::located;
 use crate::server::problem::Problem;
 use crate::server::tallies::nothing_yet;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub fn routes() -> OpenApiRouter<Arc<Shared>> {
-    OpenApiRouter::new().routes(routes!(newest)).routes(routes!(dead_letters))
+    OpenApiRouter::new().routes(routes!(newest)).routes(routes!(dead_letters)).routes(routes!(redrive))
 }
 
 /// Where a record stands.
@@ -164,6 +167,30 @@ async fn dead_letters(
     letters.truncate(limit);
     let last = letters.last().filter(|_| more).map(|l| format!("{}/{}/{}", l.topic, l.partition, l.offset));
     Ok(Items::response((letters.into_iter().map(DeadLetterItem::from).collect(), last)))
+}
+
+/// Decodes the job's records again at their own offsets, and so its dead letters; nothing is appended.
+///
+/// They are counted from the log beside the running job, whose readers keep its numbers until then;
+/// `replacing` in the job's status tells how far that has come. A job of polls is read again in its own
+/// place: its state is `recovering` meanwhile.
+#[utoipa::path(
+    post, path = "/api/jobs/{job}/dead-letters/redrive", tag = "results",
+    params(("job" = String, Path, description = "The job's name")),
+    responses(
+        (status = 202, description = "It has begun", body = JobStatus,
+            headers(("Location" = String, description = "The job, whose status tells how far it has come"))),
+        (status = 400, response = Problem),
+        (status = 404, response = Problem),
+        (status = 409, description = "The job is in a state in which that can't be", body = Problem, content_type = "application/problem+json"),
+        (status = 500, response = Problem),
+    ),
+)]
+async fn redrive(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
+    query.end()?;
+    let host = shared.host.clone();
+    let job = blocking(move || host.redrive(&name)).await?;
+    located(StatusCode::ACCEPTED, &job)
 }
 
 fn place_of(text: &str) -> Option<(String, u32, u64)> {

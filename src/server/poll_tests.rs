@@ -36,7 +36,7 @@ async fn a_poll_is_made_looked_at_changed_closed_and_deleted() {
     assert_eq!((&body["from"], &body["title"]), (&json!({"posts": [7], "votes": [0]}), &json!("s1")));
     // Numbers come as soon as there are any.
     let job = server.host.jobs.lock().unwrap()["polls"].clone();
-    job.apply(Feed::default().update(&[(1, 1, Some(3)), (1, 2, Some(1)), (2, 1, Some(9))]));
+    job.apply(job.id, Feed::default().update(&[(1, 1, Some(3)), (1, 2, Some(1)), (2, 1, Some(9))]));
     let shown = server.get("/api/polls/s1").await.json();
     let tally = &shown["tally"];
     assert_eq!((&tally["epoch"], &tally["total"], &tally["subject"]), (&json!(1), &json!(4), &json!("s1")));
@@ -60,7 +60,7 @@ async fn a_poll_whose_past_is_being_counted_shows_no_numbers_and_says_how_far_it
     let made = server.post("/api/polls", r#"{"id": "s1", "options": ["g1"], "opens": "2020-01-01T00:00:00Z"}"#).await;
     assert_eq!(made.json()["state"], "filling");
     let job = server.host.jobs.lock().unwrap()["polls"].clone();
-    job.apply(Feed::default().update(&[(1, 1, Some(3))]));
+    job.apply(job.id, Feed::default().update(&[(1, 1, Some(3))]));
     let filling = PollFilling { version: 1, records: 120, of: Some(5_000), error: None };
     server.host.polls.lock().unwrap().get_mut("s1").unwrap().refill = Some(filling);
     let shown = server.get("/api/polls/s1").await.json();
@@ -79,7 +79,7 @@ async fn polls_are_listed_in_parts_with_their_totals() {
         assert_eq!(made.await.status, StatusCode::CREATED);
     }
     let job = server.host.jobs.lock().unwrap()["polls"].clone();
-    job.apply(Feed::default().update(&[(1, 1, Some(3)), (1, 2, Some(1)), (2, 1, Some(9))]));
+    job.apply(job.id, Feed::default().update(&[(1, 1, Some(3)), (1, 2, Some(1)), (2, 1, Some(9))]));
     let first = server.get("/api/polls?limit=2").await.json();
     let of = |list: &Value, key: &str| -> Vec<Value> {
         list["items"].as_array().unwrap().iter().map(|poll| poll[key].clone()).collect()

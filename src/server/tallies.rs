@@ -10,7 +10,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
-use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::{ReadError, Tallies};
 use utoipa::ToSchema;
@@ -53,7 +52,7 @@ pub fn nothing_yet(name: &str) -> Problem {
     ),
     responses(
         (status = 200, description = "The tallies", content((Tallies = "application/json"), (String = "text/csv")),
-            headers(("ETag" = String, description = "The epoch, quoted"))),
+            headers(("ETag" = String, description = "The epoch, quoted; with a number behind it where `top` was changed"))),
         (status = 304, description = "Nothing has changed"),
         (status = 400, response = Problem),
         (status = 404, response = Problem),
@@ -73,22 +72,23 @@ async fn tallies(
     let job = shared.host.job(&name)?;
     // The look and its epoch in one reading, and nothing is gathered for whoever has it already.
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let look = job.read(|results| -> Result<Result<(Tallies, Vec<String>), Epoch>, ReadError> {
-        let epoch = results.epoch().unwrap_or_default();
-        if known.is_some_and(|known| names_epoch(known, epoch)) {
-            return Ok(Err(epoch));
+    let look = job.read(|results| -> Result<(String, Option<(Tallies, Vec<String>)>), ReadError> {
+        let tag = format!("\"{}\"", results.tag());
+        if known.is_some_and(|known| names(known, &tag)) {
+            return Ok((tag, None));
         }
-        Ok(Ok((results.snapshot(&filter)?, results.shape().aggregates.clone())))
+        Ok((tag, Some((results.snapshot(&filter)?, results.shape().aggregates.clone()))))
     });
-    let (epoch, mut response) = match look.ok_or_else(|| nothing_yet(&name))?? {
-        Err(epoch) => (epoch, StatusCode::NOT_MODIFIED.into_response()),
-        Ok((tallies, aggregates)) if csv => {
+    let (tag, found) = look.ok_or_else(|| nothing_yet(&name))??;
+    let mut response = match found {
+        None => StatusCode::NOT_MODIFIED.into_response(),
+        Some((tallies, aggregates)) if csv => {
             let text = as_csv(&tallies, &aggregates).map_err(|e| Problem::internal(e.to_string()))?;
-            (tallies.epoch, typed("text/csv; charset=utf-8", text))
+            typed("text/csv; charset=utf-8", text)
         }
-        Ok((tallies, _)) => (tallies.epoch, Json(tallies).into_response()),
+        Some((tallies, _)) => Json(tallies).into_response(),
     };
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{epoch}\"")) {
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -103,12 +103,9 @@ pub enum Format {
     Csv,
 }
 
-/// Whether an If-None-Match holds the epoch's tag (RFC 9110, 13.1.2: compared weakly).
-fn names_epoch(known: &str, epoch: Epoch) -> bool {
-    known
-        .split(',')
-        .map(|tag| tag.trim().trim_start_matches("W/"))
-        .any(|tag| tag == "*" || tag == format!("\"{epoch}\""))
+/// Whether an If-None-Match holds the tag (RFC 9110, 13.1.2: compared weakly).
+fn names(known: &str, wanted: &str) -> bool {
+    known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == "*" || tag == wanted)
 }
 
 /// `subject,group,value,share` and each aggregate where there are several. A group of several parts is

@@ -2,7 +2,7 @@
 
 use crate::node::job::{Job, JobState};
 use crate::node::polls::{PollError, PollState, PollView, polls_job};
-use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError};
+use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError, Submitted};
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -166,6 +166,13 @@ impl Host for TestHost {
             }
         }
     }
+    fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError> {
+        match text {
+            JobText::Toml(text) if text == "taken" => Err(SubmitError::InTheWay("it is paused: resume it".into())),
+            JobText::Toml(text) if self.job(text).is_ok() => Ok(Submitted::Replacing(self.job(text).unwrap())),
+            text => self.submit(text).map(Submitted::Anew),
+        }
+    }
     fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
         self.submit(text).map(drop)
     }
@@ -208,6 +215,13 @@ impl Host for TestHost {
         let letters = self.letters.lock().unwrap();
         let is_new = |l: &&DeadLetter| after.as_ref().is_none_or(|(_, _, offset)| l.offset > *offset);
         Ok(letters.iter().filter(is_new).take(limit).cloned().collect())
+    }
+    fn redrive(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        let job = self.job(name)?;
+        if job.state() == JobState::Paused {
+            return Err(JobError::State { name: name.into(), state: "paused", remedy: "resume it first" });
+        }
+        Ok(job)
     }
     fn polls(&self, job: Option<&str>, after: Option<&str>, limit: usize) -> Vec<PollView> {
         let polls = self.polls.lock().unwrap();

@@ -136,6 +136,32 @@ async fn a_job_file_is_answered_with_every_fault_or_the_job() {
 }
 
 #[tokio::test]
+async fn a_job_is_replaced_or_submitted_and_its_dead_letters_are_redriven() {
+    let server = Server::new();
+    let toml = [("content-type", "application/toml")];
+    for status in [201, 200] {
+        let answer = server.send("POST", "/api/jobs?replace=true", &toml, "good").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("location")),
+            (status, "/api/jobs/good"),
+            "{}",
+            answer.text()
+        );
+        assert_eq!(answer.json()["name"], "good");
+    }
+    assert_eq!(server.send("POST", "/api/jobs?replace=false", &toml, "taken").await.status, StatusCode::CONFLICT);
+    let in_the_way = server.send("POST", "/api/jobs?replace=true", &toml, "taken").await;
+    assert_eq!((in_the_way.status.as_u16(), &in_the_way.json()["detail"]), (409, &json!("it is paused: resume it")));
+    assert_eq!(server.send("POST", "/api/jobs?replace=true", &toml, "bad").await.status.as_u16(), 422);
+    assert_eq!(server.send("POST", "/api/jobs?replace=yes", &toml, "good").await.status, StatusCode::BAD_REQUEST);
+    let redriven = server.post("/api/jobs/good/dead-letters/redrive", "").await;
+    assert_eq!((redriven.status.as_u16(), redriven.header("location")), (202, "/api/jobs/good"));
+    assert_eq!(server.post("/api/jobs/none/dead-letters/redrive", "").await.status, StatusCode::NOT_FOUND);
+    server.post("/api/jobs/good/pause", "").await;
+    assert_eq!(server.post("/api/jobs/good/dead-letters/redrive", "").await.status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
 async fn jobs_are_listed_in_parts_paused_resumed_and_cancelled() {
     let server = Server::new();
     for name in ["c", "a", "b"] {
@@ -158,7 +184,7 @@ async fn tallies_come_as_json_and_csv_with_the_epoch_as_etag() {
     let server = Server::new();
     let job = server.host.add("moods");
     let mut feed = Feed::default();
-    job.apply(feed.update(&[(1, 1, Some(3)), (1, 2, Some(1)), (2, 1, Some(5))]));
+    job.apply(job.id, feed.update(&[(1, 1, Some(3)), (1, 2, Some(1)), (2, 1, Some(5))]));
     let all = server.get("/api/jobs/moods/tallies").await;
     assert_eq!((all.header("etag"), &all.json()["epoch"]), ("\"1\"", &json!(1)));
     let line = &all.json()["subjects"][0]["tallies"][0];
@@ -177,7 +203,7 @@ async fn tallies_come_as_json_and_csv_with_the_epoch_as_etag() {
     let subjects = server.get("/api/jobs/moods/subjects?q=2").await.json();
     assert_eq!((&subjects["items"][0]["subject"], &subjects["items"][0]["total"]), (&json!("s2"), &json!(5)));
     let many: Vec<_> = (0..10_001).map(|group| (3, group, Some(1))).collect();
-    job.apply(feed.update(&many));
+    job.apply(job.id, feed.update(&many));
     for path in ["tallies", "events"] {
         let answer = server.get(&format!("/api/jobs/moods/{path}")).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -279,7 +305,7 @@ async fn dead_letters_are_shown_with_their_bytes_in_parts() {
 async fn the_server_describes_and_measures_itself() {
     let server = Server::new();
     let job = server.host.add("moods");
-    job.apply(Feed::default().update(&[(1, 1, Some(3))]));
+    job.apply(job.id, Feed::default().update(&[(1, 1, Some(3))]));
     let api = server.get("/openapi.json").await.json();
     for (path, item) in api["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -324,7 +350,7 @@ async fn a_reader_is_served_over_a_socket_and_told_when_the_server_stops() {
     let host = TestHost::new();
     let job = host.add("moods");
     let mut feed = Feed::default();
-    job.apply(feed.update(&[(1, 1, Some(1))]));
+    job.apply(job.id, feed.update(&[(1, 1, Some(1))]));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -338,7 +364,7 @@ async fn a_reader_is_served_over_a_socket_and_told_when_the_server_stops() {
     for part in ["content-type: text/event-stream", "cache-control: no-cache", "x-accel-buffering: no", "retry: 2000"] {
         assert!(head.contains(part), "{part}: {head}");
     }
-    job.apply(feed.update(&[(1, 1, Some(2))]));
+    job.apply(job.id, feed.update(&[(1, 1, Some(2))]));
     assert!(read_until(&mut reader, "event: delta").await.contains("id: 2\n"));
     let mut resumed = TcpStream::connect(address).await.unwrap();
     resumed.write_all(b"GET /api/jobs/moods/events HTTP/1.1\r\nhost: x\r\nlast-event-id: 1\r\n\r\n").await.unwrap();

@@ -37,6 +37,18 @@ fn vote(n: u64) -> (String, (String, String), String) {
     (line, (poll, voter), option)
 }
 
+/// How many of the first `n` are of each poll, without those of voter `v7`.
+pub fn count_by_poll(n: u64) -> BTreeMap<String, Decimal> {
+    let mut tallies = BTreeMap::new();
+    for (_, (poll, voter), _) in (0..n).map(vote) {
+        if voter != "v7" {
+            let value = tallies.entry(poll).or_insert(Decimal::from_units(0));
+            *value = Decimal::from_units(value.units() + Decimal::ONE.units());
+        }
+    }
+    tallies
+}
+
 /// Votes `from..to`, one a line.
 pub fn lines(from: u64, to: u64) -> String {
     (from..to).map(|n| vote(n).0 + "\n").collect()
@@ -75,7 +87,12 @@ pub struct Flow {
 impl Flow {
     /// Writes votes from number 0 on, in batches, each durable before the next.
     pub fn start(url: &str) -> Flow {
-        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        Flow::start_after(url, 0)
+    }
+
+    /// Likewise after the first `n`.
+    pub fn start_after(url: &str, n: u64) -> Flow {
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(n)));
         let (stopped, so_far, url) = (stop.clone(), written.clone(), url.to_owned());
         let thread = std::thread::spawn(move || {
             let http = Http::new(&url);

@@ -53,6 +53,8 @@ pub struct Control {
     halt: Rc<RefCell<(Option<Halt>, bool)>>,
     /// Whether the polls have changed since its last turn.
     polls_changed: Rc<Cell<bool>>,
+    /// Whether it is to be told where reading stands, though nothing may have been read.
+    announce: Rc<Cell<bool>>,
     activator: Rc<Activator>,
 }
 
@@ -60,6 +62,12 @@ impl Control {
     /// Bounds reading (told once all workers have come so far) or lets it go on.
     pub fn halt(&self, halt: Option<Halt>) {
         *self.halt.borrow_mut() = (halt, true);
+        self.activator.activate();
+    }
+
+    /// Lets an epoch close that tells where reading stands.
+    pub fn announce(&self) {
+        self.announce.set(true);
         self.activator.activate();
     }
 
@@ -160,7 +168,8 @@ fn ingest<'scope>(
     let mut messages_out = OutputBuilder::<_, VecBuilder<Version>>::from(messages_out);
 
     let activator = Rc::new(scope.activator_for(info.address.clone()));
-    let control = Control { halt: Rc::default(), polls_changed: Rc::default(), activator: activator.clone() };
+    let (halt, polls_changed, announce) = (Rc::default(), Rc::default(), Rc::new(Cell::new(true)));
+    let control = Control { halt, polls_changed, announce, activator: activator.clone() };
     let path = info.address.to_vec();
     let clock_waker = scope.worker().sync_activator_for(path.clone());
     let arrival = std::sync::Mutex::new(scope.worker().sync_activator_for(path));
@@ -178,10 +187,9 @@ fn ingest<'scope>(
     };
 
     let (job, source, worker) = (job.clone(), source.clone(), scope.index());
-    let (halt, polls_changed) = (control.halt.clone(), control.polls_changed.clone());
+    let Control { halt, polls_changed, announce, .. } = control.clone();
     builder.build(move |mut capabilities| {
         let mut output = Output::default();
-        let mut announced = false;
         // The halt that is still to be told as reached.
         let mut halting = None;
         // The epoch in which something was read that has not ended yet.
@@ -194,8 +202,7 @@ fn ingest<'scope>(
                 unfinished = None;
             }
             let Some(reader) = ingest.as_mut().filter(|_| !job.has_failed()) else { return };
-            if !announced {
-                announced = true;
+            if announce.take() {
                 output.facts.extend(reader.positions());
                 unfinished = Some(epoch);
             }

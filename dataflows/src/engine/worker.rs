@@ -84,6 +84,7 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
         Command::StepForward { job, at_least } => {
             if let Some(job) = installed.get(&job) {
                 job.job.step_forward(at_least);
+                job.control.announce();
             }
         }
         Command::Polls { job, change } => {

@@ -1,13 +1,16 @@
 //! The state of a job's results.
 
+mod delta;
+mod succession;
+
 use crate::accounting::{Accounting, ClaimAccounting, Class};
 use crate::claim::LineId;
-use crate::engine::facts::{ClaimChanges, NEWEST_KEPT, Newest, RecordChanges};
+use crate::engine::facts::{ClaimChanges, NEWEST_KEPT, Newest};
 use crate::engine::job::InstallInput;
-use crate::ids::{Epoch, Offset, PartitionId};
+use crate::ids::{Epoch, Offset};
 use crate::number::Decimal;
 use crate::results::Digest;
-use crate::results::model::{Change, Delta, Filter, Group, ReadError, SubjectTallies, Tallies, Tally};
+use crate::results::model::{Filter, Group, ReadError, SubjectTallies, Tallies, Tally};
 use crate::results::order::{Place, Ranking};
 use crate::spec::{Aggregate, Dataflow, JobSpec};
 use crate::update::{EpochUpdate, ReadTo};
@@ -51,6 +54,8 @@ pub struct JobResults {
     recent_lines: usize,
     /// Deltas can be told from this epoch on.
     known_since: Epoch,
+    /// How often what is shown of an epoch has changed without an epoch of its own.
+    looks: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -129,6 +134,7 @@ impl JobResults {
             recent: VecDeque::new(),
             recent_lines: 0,
             known_since: Epoch(0),
+            looks: 0,
         }
     }
 
@@ -218,29 +224,6 @@ impl JobResults {
         self.remember(recent);
     }
 
-    /// Takes a subject away with its lines and its accounting.
-    fn take_away(&mut self, id: u64, recent: &mut Recent) {
-        let Some(place) = self.subject_index.remove(&id) else { return };
-        let indexes: Vec<u32> = self.subjects[place as usize].ranking.iter().map(|(.., line)| *line).collect();
-        for &index in &indexes {
-            self.line_index.remove(&self.lines[index as usize].id);
-            let was = self.set_line(index, None);
-            recent.lines.push((index, was));
-        }
-        let c = self.subjects[place as usize].claims;
-        let changes = ClaimChanges {
-            claims: -(c.claims as i64),
-            counted: -(c.counted as i64),
-            superseded: -(c.superseded as i64),
-            duplicate: -(c.duplicate as i64),
-        };
-        self.count(place, changes);
-        let subject = &mut self.subjects[place as usize];
-        subject.total = self.shape.has_total.then_some(Decimal::ZERO);
-        recent.totals.push(place);
-        self.gone.insert(subject.name.clone(), (place, indexes));
-    }
-
     fn set_line(&mut self, index: u32, values: Option<Vec<Decimal>>) -> Option<Decimal> {
         let line = &mut self.lines[index as usize];
         let subject = &mut self.subjects[line.subject as usize];
@@ -284,112 +267,27 @@ impl JobResults {
         }
     }
 
-    /// Takes over from the results that were served before the engine was started again: what
-    /// differs becomes one change, so that readers go on without a gap.
-    pub fn take_over(&mut self, before: &JobResults) {
-        debug_assert!(self.epoch > before.epoch);
-        let ids: HashMap<u32, u64> = self.subject_index.iter().map(|(id, place)| (*place, *id)).collect();
-        let mut places: HashMap<String, u32> = HashMap::new();
-        for (place, subject) in self.subjects.iter().enumerate() {
-            places.insert(subject.name.clone(), place as u32);
-        }
-        let mut stood: HashMap<(u32, Arc<Group>), &Line> = HashMap::new();
-        for line in before.lines.iter().filter(|line| line.values.is_some()) {
-            let name = &before.subjects[line.subject as usize].name;
-            let place = *places.entry(name.clone()).or_insert_with(|| {
-                let total = self.shape.has_total.then_some(Decimal::ZERO);
-                let (claims, ranking) = (ClaimAccounting::default(), Ranking::default());
-                self.subjects.push(Subject { name: name.clone(), total, claims, ranking });
-                let place = self.subjects.len() as u32 - 1;
-                self.gone.insert(name.clone(), (place, Vec::new()));
-                place
-            });
-            stood.insert((place, line.group.clone()), line);
-        }
-        let totals = (0..self.subjects.len() as u32).collect();
-        let mut recent = Recent { epoch: self.epoch, lines: Vec::new(), totals };
-        for (index, line) in self.lines.iter().enumerate() {
-            let was = stood.remove(&(line.subject, line.group.clone())).and_then(|line| line.values.as_ref());
-            if was != line.values.as_ref() {
-                recent.lines.push((index as u32, was.and_then(|values| values.first().copied())));
-            }
-        }
-        // Lines that stood before and are not there now: they keep places, to be told as gone.
-        for ((subject, _), line) in stood {
-            let index = self.lines.len() as u32;
-            recent.lines.push((index, line.values.as_ref().and_then(|values| values.first().copied())));
-            let (mut id, group) = (line.id, line.group.clone());
-            match ids.get(&subject) {
-                Some(of) => {
-                    id.subject = *of;
-                    self.line_index.insert(id, index);
-                }
-                None => {
-                    let of = self.gone.get_mut(&self.subjects[subject as usize].name);
-                    of.into_iter().for_each(|(_, lines)| lines.push(index));
-                }
-            }
-            self.lines.push(Line { id, subject, group, values: None, digest: Digest::default() });
-        }
-        self.recent.clear();
-        self.recent_lines = 0;
-        self.known_since = before.epoch;
-        self.remember(recent);
-    }
-
     /// Shows another number of lines of each subject. Readers of deltas begin with a snapshot again.
     pub fn set_top(&mut self, top: Option<usize>) {
         self.shape.top = top;
+        self.looks += 1;
         self.recent.clear();
         self.recent_lines = 0;
         self.known_since = Epoch(self.epoch.0 + 1);
     }
 
-    /// All there is as one update, to be kept and applied to new results of the same shape.
-    pub fn as_update(&self) -> EpochUpdate {
-        let subject_id: HashMap<u32, u64> = self.subject_index.iter().map(|(id, index)| (*index, *id)).collect();
-        let mut update = EpochUpdate { epoch: self.epoch, at_ms: self.at_ms, ..EpochUpdate::default() };
-        for (input, places) in self.inputs.iter().enumerate() {
-            let place = |(p, (next, end)): (usize, &(Offset, Offset))| ReadTo {
-                input: input as u32,
-                partition: PartitionId(p as u32),
-                next: *next,
-                end: *end,
-            };
-            update.offsets.extend(places.iter().enumerate().map(place));
-        }
-        for (index, subject) in self.subjects.iter().enumerate() {
-            let Some(id) = subject_id.get(&(index as u32)).copied() else { continue };
-            update.subjects.push((id, subject.name.clone()));
-            update.totals.extend(subject.total.map(|total| (id, total)));
-            let c = subject.claims;
-            let changes = ClaimChanges {
-                claims: c.claims as i64,
-                counted: c.counted as i64,
-                superseded: c.superseded as i64,
-                duplicate: c.duplicate as i64,
-            };
-            update.claims.push((id, changes));
-        }
-        for (id, index) in &self.line_index {
-            let line = &self.lines[*index as usize];
-            update.names.push((*id, line.group.0.clone()));
-            update.lines.extend(line.values.clone().map(|values| (*id, Some(values))));
-        }
-        let a = &self.accounting;
-        update.records = RecordChanges {
-            read: a.read as i64,
-            rejected: a.rejected as i64,
-            irrelevant: a.irrelevant as i64,
-            matched: a.matched as i64,
-        };
-        update.newest = self.newest.values().flatten().cloned().collect();
-        update
-    }
-
     /// The newest closed epoch; `None` before the first.
     pub fn epoch(&self) -> Option<Epoch> {
         (self.epoch > Epoch(0)).then_some(self.epoch)
+    }
+
+    /// What tells this look at the results from every other: the epoch, and how often what is shown has
+    /// changed between epochs, where it has.
+    pub fn tag(&self) -> String {
+        match self.looks {
+            0 => self.epoch.to_string(),
+            looks => format!("{}-{looks}", self.epoch),
+        }
     }
 
     /// When it closed, in ms since 1970.
@@ -528,102 +426,6 @@ impl JobResults {
             digest: self.digest.to_string(),
             accounting: self.accounting,
             subjects: subjects.collect(),
-        })
-    }
-
-    /// What changed after `since` in what the filter selects.
-    pub fn delta(&self, since: Epoch, filter: &Filter) -> Result<Delta, ReadError> {
-        if since < self.known_since || since > self.epoch {
-            return Err(ReadError::Gap { since });
-        }
-        let mut was: HashMap<u32, Option<Decimal>> = HashMap::new();
-        let mut totals: HashSet<u32> = HashSet::new();
-        // From the newest back, so that what stays is the value before the oldest of them.
-        for recent in self.recent.iter().rev().take_while(|recent| recent.epoch > since) {
-            was.extend(recent.lines.iter().copied());
-            totals.extend(&recent.totals);
-        }
-        let limit = self.limit(filter);
-        let mut by_subject: BTreeMap<u32, Vec<(u32, Option<Decimal>)>> = BTreeMap::new();
-        for (line, value) in was {
-            by_subject.entry(self.lines[line as usize].subject).or_default().push((line, value));
-        }
-        // Also one that has no claims any more since the results were taken over: its lines are gone.
-        let wanted: HashSet<&str> = filter.subjects.iter().map(String::as_str).collect();
-        let is_selected =
-            |subject: &u32| wanted.is_empty() || wanted.contains(self.subjects[*subject as usize].name.as_str());
-        let mut changes = Vec::new();
-        for (subject, lines) in by_subject.into_iter().filter(|(subject, _)| is_selected(subject)) {
-            if limit == usize::MAX {
-                changes.extend(lines.into_iter().filter_map(|(line, was)| self.change(line, self.value(line), was)));
-            } else {
-                self.limited_changes(subject, &lines, limit, &mut changes);
-            }
-        }
-        changes.sort_by(|a, b| (&a.subject, Reverse(a.value), &a.group).cmp(&(&b.subject, Reverse(b.value), &b.group)));
-        let totals = totals.iter().filter(|s| is_selected(s)).filter_map(|s| {
-            let subject = &self.subjects[*s as usize];
-            Some((subject.name.clone(), subject.total?))
-        });
-        Ok(Delta {
-            job: self.shape.job.clone(),
-            epoch: self.epoch,
-            at: rfc3339(self.at_ms),
-            changes,
-            totals: totals.collect(),
-            accounting: self.accounting,
-        })
-    }
-
-    /// The changes in the first `limit` lines of a subject, of which `changed` lines had other values.
-    fn limited_changes(
-        &self,
-        subject: u32,
-        changed: &[(u32, Option<Decimal>)],
-        limit: usize,
-        changes: &mut Vec<Change>,
-    ) {
-        let ranking = &self.subjects[subject as usize].ranking;
-        let now: Vec<u32> = ranking.iter().take(limit).map(|(.., line)| *line).collect();
-        let was: HashMap<u32, Option<Decimal>> = changed.iter().copied().collect();
-        // The first lines as they were: those that did not change, in today's order, merged with
-        // those that did, by their old values.
-        let mut old: Vec<Place> = changed
-            .iter()
-            .filter_map(|(line, value)| Some((Reverse((*value)?), self.lines[*line as usize].group.clone(), *line)))
-            .collect();
-        old.extend(ranking.iter().filter(|(.., line)| !was.contains_key(line)).take(limit).cloned());
-        old.sort_unstable();
-        old.truncate(limit);
-        let shown: HashSet<u32> = now.iter().copied().collect();
-        let old: HashMap<u32, Decimal> = old.into_iter().map(|(Reverse(value), _, line)| (line, value)).collect();
-        for line in now {
-            let was_line = old.get(&line).copied();
-            if was_line.is_none() || was.contains_key(&line) {
-                changes.extend(self.change(line, self.value(line), was_line));
-            }
-        }
-        for (line, value) in old {
-            if !shown.contains(&line) {
-                changes.extend(self.change(line, None, Some(value)));
-            }
-        }
-    }
-
-    fn change(&self, line: u32, value: Option<Decimal>, was: Option<Decimal>) -> Option<Change> {
-        if value.is_none() && was.is_none() {
-            return None;
-        }
-        let of = &self.lines[line as usize];
-        if value == was && self.shape.aggregates.len() == 1 {
-            return None;
-        }
-        Some(Change {
-            subject: self.subjects[of.subject as usize].name.clone(),
-            group: (*of.group).clone(),
-            value,
-            was,
-            aggregates: value.and_then(|_| self.named(of.values.as_deref()?)),
         })
     }
 

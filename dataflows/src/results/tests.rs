@@ -240,6 +240,28 @@ proptest! {
     }
 
     #[test]
+    fn where_what_is_shown_has_another_form_readers_begin_with_a_snapshot_again(
+        before in ops(), again in ops(), then in ops(), tops in (tops(), tops()), aggregates in (1..3usize, 1..3usize),
+    ) {
+        prop_assume!(tops.0 != tops.1 || aggregates.0 != aggregates.1);
+        let mut world = World { aggregates: aggregates.0, ..World::default() };
+        let mut old = JobResults::new(shape(aggregates.0, tops.0));
+        before.iter().for_each(|ops| old.apply(world.step(ops)));
+        let mut world = World { aggregates: aggregates.1, epoch: world.epoch + 10, ..World::default() };
+        let mut new = JobResults::new(shape(aggregates.1, tops.1));
+        again.iter().for_each(|ops| new.apply(world.step(ops)));
+        new.take_over(&old);
+        let since = old.epoch().unwrap_or_default();
+        prop_assert_eq!(new.delta(since, &Filter::default()).err(), Some(ReadError::Gap { since }));
+        let mut reader = Reader::new(&new, Filter::default());
+        for ops in &then {
+            new.apply(world.step(ops));
+            world.check(&new, &Filter::default(), tops.1);
+            reader.follow(&new);
+        }
+    }
+
+    #[test]
     fn all_as_one_update_makes_the_same_results(ops in ops(), aggregates in 1..3usize, then in ops()) {
         let mut world = World { aggregates, ..World::default() };
         let mut results = JobResults::new(shape(aggregates, None));

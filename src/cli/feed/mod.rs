@@ -93,7 +93,7 @@ pub async fn simulate(client: Client, simulation: &Simulation) -> anyhow::Result
 }
 
 /// A progress bar on stderr, hidden where stderr is no terminal.
-fn bar(length: Option<u64>, template: &str) -> ProgressBar {
+pub fn bar(length: Option<u64>, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(10));
     // The templates above are right; the default style is no loss.
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -348,9 +348,13 @@ impl Node {
     }
 
     /// What the engine says of a job's polls.
-    pub(super) fn on_poll_event(&self, job: JobId, event: PollEvent) {
-        let Some(job) = self.job_by_id(job).filter(|job| is_live(job.state())) else { return };
+    pub(super) fn on_poll_event(&self, id: JobId, event: PollEvent) {
+        let Some(job) = self.job_by_id(id).filter(|job| is_live(job.state())) else { return };
         self.tell(&job, |polls| {
+            // It may have been taken up anew by just now.
+            if job.plan().engine_id != id {
+                return Vec::new();
+            }
             let passes = polls.job(&job);
             match event {
                 PollEvent::Opened { poll, from } => passes.opened(&poll, from),

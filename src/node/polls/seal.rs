@@ -57,8 +57,8 @@ impl Node {
             if retried.elapsed() > RETRY_EVERY {
                 retried = Instant::now();
                 let failed = lock(&self.polls).failed();
-                for job in failed.into_iter().filter_map(|job| self.job_by_id(job)) {
-                    self.tell(&job, |polls| polls.job(&job).retry());
+                for job in self.jobs().iter().filter(|job| failed.contains(&job.id)) {
+                    self.tell(job, |polls| polls.job(job).retry());
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Node {
         if polls_spec(&job.plan()).is_none() || !lock(&self.polls).job(job).has_to_seal() {
             return;
         }
-        let progress = job.progress();
-        self.tell(job, |polls| polls.job(job).seal(&progress).into_iter().collect());
+        // Looked at where no engine can take the job up in between, which would begin with nothing read.
+        self.tell(job, |polls| polls.job(job).seal(&job.progress()).into_iter().collect());
     }
 }

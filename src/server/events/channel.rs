@@ -39,8 +39,8 @@ struct State {
     status: (JobState, Option<String>),
     status_number: u64,
     comment_number: u64,
-    /// The newest snapshot, for readers who come at the same epoch.
-    snapshot: Option<Frame>,
+    /// The newest snapshot with the tag of its results, for readers who come while that is theirs.
+    snapshot: Option<(String, Frame)>,
     stopping: bool,
     readers: Readers,
 }
@@ -276,13 +276,14 @@ impl State {
     fn snapshot(&mut self) -> Result<Option<Frame>, Problem> {
         let (view, kept) = (&mut self.view, &mut self.snapshot);
         let read = self.job.read(|results| -> Result<Frame, ReadError> {
-            if let Some(kept) = kept.as_ref().filter(|kept| Some(kept.to) == results.epoch()) {
+            let tag = results.tag();
+            if let Some((_, kept)) = kept.as_ref().filter(|(of, _)| *of == tag) {
                 view.hand_out(kept.to);
                 return Ok(kept.clone());
             }
             let frame = Frame::snapshot(&results.snapshot(view.filter())?);
             view.hand_out(frame.to);
-            *kept = Some(frame.clone());
+            *kept = Some((tag, frame.clone()));
             Ok(frame)
         });
         read.transpose().map_err(Problem::from)

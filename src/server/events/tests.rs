@@ -152,7 +152,7 @@ proptest! {
     fn snapshot_and_deltas_come_to_the_store_at_every_epoch(filter in filters(), steps in steps()) {
         let job = job("moods");
         let mut feed = Feed::default();
-        job.apply(feed.update(&[(1, 1, Some(1))]));
+        job.apply(job.id, feed.update(&[(1, 1, Some(1))]));
         let channel = Channel::new(key(filter.clone()), job.clone());
         let mut stored: BTreeMap<Epoch, (Lines, Totals)> = BTreeMap::new();
         let note = |stored: &mut BTreeMap<_, _>| {
@@ -169,7 +169,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Close(changes) => {
-                    job.apply(feed.update(&changes));
+                    job.apply(job.id, feed.update(&changes));
                     note(&mut stored);
                 }
                 Step::Tick(force) => {
@@ -221,7 +221,7 @@ fn running(changes: usize) -> (Arc<Job>, Feed) {
     job.set_state(JobState::Running, None);
     let mut feed = Feed::default();
     for n in 0..changes {
-        job.apply(feed.update(&[(1, 1, Some(n as i64))]));
+        job.apply(job.id, feed.update(&[(1, 1, Some(n as i64))]));
     }
     (job, feed)
 }
@@ -235,11 +235,11 @@ fn readers_of_one_view_share_the_bytes_of_every_event() {
         let (of_a, of_b) = (frames(&channel, &mut a), frames(&channel, &mut b));
         assert_eq!(of_a.len(), 1);
         assert_eq!(of_a[0].as_ptr(), of_b[0].as_ptr());
-        job.apply(feed.update(&[(1, 1, Some(10 + n))]));
+        job.apply(job.id, feed.update(&[(1, 1, Some(10 + n))]));
         channel.tick(false);
     }
     // Both two steps late: the merge is shared too.
-    job.apply(feed.update(&[(1, 1, Some(20))]));
+    job.apply(job.id, feed.update(&[(1, 1, Some(20))]));
     channel.tick(false);
     let (of_a, of_b) = (frames(&channel, &mut a), frames(&channel, &mut b));
     assert_eq!((of_a.len(), of_a[0].as_ptr()), (1, of_b[0].as_ptr()));
@@ -257,7 +257,7 @@ fn a_reader_that_stops_reading_gets_one_merged_delta_and_costs_no_queue() {
     // Within the steps that the channel keeps, and far beyond them.
     for rounds in [100, 2_000] {
         for n in 0..rounds {
-            job.apply(feed.update(&[(1, 1, Some(n)), (1, 2, Some(-n))]));
+            job.apply(job.id, feed.update(&[(1, 1, Some(n)), (1, 2, Some(-n))]));
             channel.tick(false);
             assert_eq!(names(&frames(&channel, &mut live)), ["delta"]);
         }
@@ -273,7 +273,7 @@ fn a_reader_that_comes_too_late_is_told_of_the_gap_and_gets_a_snapshot() {
     let (job, mut feed) = running(1);
     let channel = Channel::new(key(Filter::default()), job.clone());
     for n in 0..5_000 {
-        job.apply(feed.update(&[(1, 1, Some(n))]));
+        job.apply(job.id, feed.update(&[(1, 1, Some(n))]));
     }
     channel.tick(false);
     assert_eq!(names(&frames(&channel, &mut channel.join(Some(Epoch(1))))), ["gap", "snapshot"]);
@@ -290,16 +290,16 @@ fn a_reader_of_a_subject_is_not_woken_for_others_but_its_id_stays_fresh() {
     let mut reader = channel.join(None);
     frames(&channel, &mut reader);
     for n in 0..5_000 {
-        job.apply(feed.update(&[(2, 1, Some(n))]));
+        job.apply(job.id, feed.update(&[(2, 1, Some(n))]));
         assert!(!channel.tick(false));
         assert!(frames(&channel, &mut reader).is_empty());
     }
-    job.apply(feed.update(&[(2, 1, Some(-1))]));
+    job.apply(job.id, feed.update(&[(2, 1, Some(-1))]));
     assert!(channel.tick(true));
     let moved = frames(&channel, &mut reader);
     assert_eq!(names(&moved), ["delta"]);
     assert_eq!(parse(&moved[0]).unwrap().id.as_deref(), Some("5002"));
-    job.apply(feed.update(&[(1, 1, Some(7))]));
+    job.apply(job.id, feed.update(&[(1, 1, Some(7))]));
     channel.tick(false);
     assert_eq!(names(&frames(&channel, &mut reader)), ["delta"]);
 }
@@ -319,7 +319,7 @@ fn a_change_of_state_is_told_and_another_job_of_the_name_begins_with_a_snapshot(
     channel.observe(&new);
     assert_eq!(names(&frames(&channel, &mut reader)), ["status", "gap"]);
     assert!(frames(&channel, &mut reader).is_empty());
-    new.apply(Feed::starting_at(100).update(&[(1, 1, Some(1))]));
+    new.apply(new.id, Feed::starting_at(100).update(&[(1, 1, Some(1))]));
     assert!(channel.tick(false));
     assert_eq!(names(&frames(&channel, &mut reader)), ["snapshot"]);
 }
@@ -334,7 +334,7 @@ async fn the_first_change_goes_out_at_once_and_then_one_delta_in_each_interval()
     let host = TestHost::new();
     let job = host.add("moods");
     let mut feed = Feed::default();
-    job.apply(feed.update(&[(1, 1, Some(0))]));
+    job.apply(job.id, feed.update(&[(1, 1, Some(0))]));
     let hub = Hub::new(host);
     let every = Duration::from_millis(200);
     let channel = hub.channel(ChannelKey { every, ..key(Filter::default()) }, job.clone());
@@ -342,11 +342,11 @@ async fn the_first_change_goes_out_at_once_and_then_one_delta_in_each_interval()
     assert_eq!(next(&mut stream).await, "retry: 2000\n\n");
     assert_eq!(parse(&next(&mut stream).await).unwrap().name, "snapshot");
     let started = std::time::Instant::now();
-    job.apply(feed.update(&[(1, 1, Some(1))]));
+    job.apply(job.id, feed.update(&[(1, 1, Some(1))]));
     assert_eq!(parse(&next(&mut stream).await).unwrap().data["changes"][0]["value"], 1);
     assert!(started.elapsed() < every / 2, "{:?}", started.elapsed());
     for n in 2..10 {
-        job.apply(feed.update(&[(1, 1, Some(n))]));
+        job.apply(job.id, feed.update(&[(1, 1, Some(n))]));
     }
     let merged = parse(&next(&mut stream).await).unwrap();
     assert!(started.elapsed() >= every, "{:?}", started.elapsed());
@@ -363,7 +363,7 @@ async fn a_stream_of_several_jobs_has_ids_that_resume_each_of_them() {
     let mut feeds = [Feed::default(), Feed::starting_at(50)];
     let jobs = [host.add("moods"), host.add("votes")];
     for (job, feed) in jobs.iter().zip(&mut feeds) {
-        job.apply(feed.update(&[(1, 1, Some(1))]));
+        job.apply(job.id, feed.update(&[(1, 1, Some(1))]));
     }
     let hub = Hub::new(host);
     let of = |seen: [Option<Epoch>; 2]| {
@@ -380,7 +380,7 @@ async fn a_stream_of_several_jobs_has_ids_that_resume_each_of_them() {
     let text = String::from_utf8(text).unwrap();
     let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
     assert_eq!(ids, ["moods:1", "moods:1,votes:51"]);
-    jobs[1].apply(feeds[1].update(&[(1, 1, Some(2))]));
+    jobs[1].apply(jobs[1].id, feeds[1].update(&[(1, 1, Some(2))]));
     let mut resumed = of([Some(Epoch(1)), Some(Epoch(51))]);
     assert_eq!(next(&mut resumed).await, "retry: 2000\n\n");
     assert_eq!(next(&mut resumed).await, "id: moods:1,votes:52\n");

@@ -1,0 +1,362 @@
+//! A job as the node keeps it: its state, its results, and who waits for news of them.
+
+mod beside;
+mod status;
+
+pub use beside::{Applied, Failed, Place};
+pub use status::{JobStatus, SinkStatus};
+
+use crate::node::polls::JobRefill;
+use beside::Beside;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tallyflow_dataflows::engine::job::{Halt, InstallInput};
+use tallyflow_dataflows::ids::Offset;
+use tallyflow_dataflows::results::{JobResults, Shape};
+use tallyflow_dataflows::spec::JobSpec;
+use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
+use tokio::sync::watch;
+use utoipa::ToSchema;
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Submitted; its dataflow is being built.
+    Starting,
+    /// Reading.
+    Running,
+    /// Asked not to read; its results stay.
+    Paused,
+    /// The engine was started again and reads up to where it was; the last results stay readable.
+    Recovering,
+    /// It can't go on; the error says why. Its last results stay readable.
+    Failed,
+    /// Ended by a person. Its last results stay readable until the name is used again.
+    Cancelled,
+}
+
+impl JobState {
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobState::Starting => "starting",
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::Recovering => "recovering",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A job, shared by everyone who looks at it.
+pub struct Job {
+    /// Its own for as long as its name is not used again.
+    pub id: JobId,
+    name: String,
+    /// When it was submitted, in ms since 1970.
+    pub submitted_ms: i64,
+    inner: Mutex<Inner>,
+    news: watch::Sender<u64>,
+    changed: Condvar,
+}
+
+/// What a job computes, and from what. Another takes its place when the job is replaced.
+pub struct Plan {
+    /// What the engine knows it by: another one whenever it is computed anew beside what is shown.
+    pub engine_id: JobId,
+    pub spec: JobSpec,
+    /// The spec's inputs, resolved to offsets when it was submitted.
+    pub inputs: Vec<InstallInput>,
+    pub graph: Graph,
+}
+
+struct Inner {
+    plan: Arc<Plan>,
+    /// Counts the plans that were taken up, but for those that differ in the engine's id alone.
+    form: u64,
+    beside: Option<Beside>,
+    /// Why the last try to replace it failed.
+    beside_error: Option<String>,
+    state: JobState,
+    error: Option<String>,
+    workers: usize,
+    results: JobResults,
+    /// While the engine catches up: what it has told so far, and where it must have come before that
+    /// is shown.
+    catching_up: Option<(JobResults, Vec<Vec<Offset>>)>,
+    /// What the engine is to be told to stop at when it is started again.
+    halt: Option<Halt>,
+    /// The last halt that was reached.
+    halt_reached: Option<u64>,
+    /// Whether a halt that is reached means that the job is paused.
+    pausing: bool,
+    replaced: bool,
+    sinks: Vec<SinkStatus>,
+    refill: Option<JobRefill>,
+}
+
+impl Job {
+    /// A job that is starting.
+    pub fn new(
+        id: JobId,
+        spec: JobSpec,
+        inputs: Vec<InstallInput>,
+        submitted_ms: i64,
+        graph: Graph,
+        workers: usize,
+    ) -> Self {
+        let results = JobResults::new(Shape::of(&spec, &inputs));
+        let name = spec.name.clone();
+        let inner = Inner {
+            plan: Arc::new(Plan { engine_id: id, spec, inputs, graph }),
+            form: 0,
+            beside: None,
+            beside_error: None,
+            state: JobState::Starting,
+            error: None,
+            workers,
+            results,
+            catching_up: None,
+            halt: None,
+            halt_reached: None,
+            pausing: false,
+            replaced: false,
+            sinks: Vec::new(),
+            refill: None,
+        };
+        let (news, _) = watch::channel(0);
+        Job { id, name, submitted_ms, inner: Mutex::new(inner), news, changed: Condvar::new() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it computes now.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.lock().plan.clone()
+    }
+
+    /// A std mutex: it is held for the time of a copy or of applying an epoch, never across a wait.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn state(&self) -> JobState {
+        self.lock().state
+    }
+
+    /// Looks at the results. `None` until there is something true to show.
+    pub fn read<R>(&self, look: impl FnOnce(&JobResults) -> R) -> Option<R> {
+        let inner = self.lock();
+        inner.results.epoch().map(|_| look(&inner.results))
+    }
+
+    /// Looks at the results together with what they are of.
+    pub fn read_with_plan<R>(&self, look: impl FnOnce(&Arc<Plan>, &JobResults) -> R) -> Option<R> {
+        let inner = self.lock();
+        inner.results.epoch().map(|_| look(&inner.plan, &inner.results))
+    }
+
+    /// Which form of it this is: another once it was replaced.
+    pub fn form(&self) -> u64 {
+        self.lock().form
+    }
+
+    /// Looks at the results if they are of that form.
+    pub fn read_form<R>(&self, form: u64, look: impl FnOnce(&JobResults) -> R) -> Option<R> {
+        let inner = self.lock();
+        (inner.form == form && inner.results.epoch().is_some()).then(|| look(&inner.results))
+    }
+
+    /// Changes every time an epoch is applied or the state changes.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Puts back what a cancelled job last showed.
+    pub fn restore(&self, update: EpochUpdate) {
+        self.lock().results.apply(update);
+    }
+
+    /// The engine begins anew: nothing is shown until `at_least`, and what was shown before, is
+    /// reached again.
+    pub fn catch_up(&self, at_least: Vec<Vec<Offset>>) {
+        self.lock().catch_up(at_least);
+        self.tell();
+    }
+
+    /// Likewise in an engine that knows it by another id from now on.
+    pub fn catch_up_as(&self, engine_id: JobId, at_least: Vec<Vec<Offset>>) {
+        {
+            let mut inner = self.lock();
+            let Plan { spec, inputs, graph, .. } = &*inner.plan;
+            inner.plan = Arc::new(Plan { engine_id, spec: spec.clone(), inputs: inputs.clone(), graph: graph.clone() });
+            inner.beside_error = None;
+            inner.catch_up(at_least);
+        }
+        self.tell();
+    }
+
+    /// The offsets shown, by input and partition.
+    pub fn offsets(&self) -> Vec<Vec<Offset>> {
+        let inner = self.lock();
+        inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
+    }
+
+    /// Whether the engine reads what was shown before, and readers see that meanwhile.
+    pub fn is_catching_up(&self) -> bool {
+        self.lock().catching_up.is_some()
+    }
+
+    /// The offsets up to which the engine has told all, shown or not, by input and partition.
+    pub fn progress(&self) -> Vec<Vec<Offset>> {
+        let inner = self.lock();
+        let results = inner.catching_up.as_ref().map_or(&inner.results, |(results, _)| results);
+        results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
+    }
+
+    /// What bounds its reading.
+    pub fn halt(&self) -> Option<Halt> {
+        self.lock().halt.clone()
+    }
+
+    /// Notes what bounds its reading from now on, and whether it is paused once it is there.
+    pub fn set_halt(&self, halt: Option<Halt>, pausing: bool) {
+        let mut inner = self.lock();
+        inner.halt = halt;
+        inner.pausing = pausing;
+        inner.halt_reached = None;
+    }
+
+    /// Puts another form of the halt that was reached in its place.
+    pub fn keep_halt(&self, halt: Halt) {
+        self.lock().halt = Some(halt);
+    }
+
+    /// Another job has taken the name: those who watch this one look for it anew.
+    pub fn replace(&self) {
+        self.lock().replaced = true;
+        self.tell();
+    }
+
+    /// Whether another job has taken the name.
+    pub fn is_replaced(&self) -> bool {
+        self.lock().replaced
+    }
+
+    /// The engine has come to a halt, and all up to there is shown.
+    pub fn reached(&self, halt: u64) {
+        {
+            let mut inner = self.lock();
+            if inner.halt.as_ref().is_none_or(|asked| asked.number != halt) {
+                return;
+            }
+            inner.halt_reached = Some(halt);
+            if inner.pausing && !matches!(inner.state, JobState::Failed | JobState::Cancelled) {
+                inner.state = JobState::Paused;
+            }
+        }
+        self.tell();
+    }
+
+    /// Waits until the halt that bounds it is reached, the job can't reach it any more, or the deadline
+    /// passes; whether it is reached. Blocks.
+    pub fn wait_for_halt(&self, deadline: Instant) -> bool {
+        let mut inner = self.lock();
+        loop {
+            if inner.halt_reached.is_some() {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Another request may have let it read on.
+            if left.is_zero() || inner.halt.is_none() || matches!(inner.state, JobState::Failed | JobState::Cancelled) {
+                return false;
+            }
+            (inner, _) = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Moves to another state and tells it. `error` only with [`JobState::Failed`].
+    pub fn set_state(&self, state: JobState, error: Option<String>) {
+        {
+            let mut inner = self.lock();
+            inner.state = state;
+            inner.error = error;
+        }
+        self.tell();
+    }
+
+    /// Notes how far a sink of a form has come.
+    pub fn set_sink(&self, form: u64, index: usize, status: SinkStatus) {
+        let mut inner = self.lock();
+        if inner.form != form {
+            return;
+        }
+        if index < inner.sinks.len() {
+            inner.sinks[index] = status;
+        } else {
+            inner.sinks.push(status);
+        }
+    }
+
+    pub fn set_refill(&self, refill: Option<JobRefill>) {
+        self.lock().refill = refill;
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|n| *n += 1);
+        self.changed.notify_all();
+    }
+}
+
+impl Inner {
+    /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
+    /// reached. A cancelled job stays where it is, whatever its engine had still to tell. Whether readers
+    /// are to hear of it.
+    fn apply(&mut self, update: EpochUpdate) -> bool {
+        let Some((results, target)) = &mut self.catching_up else {
+            self.results.apply(update);
+            return true;
+        };
+        results.apply(update);
+        if !has_reached(results, target) {
+            return false;
+        }
+        if let Some((mut results, _)) = self.catching_up.take() {
+            if self.results.epoch().is_some() {
+                results.take_over(&self.results);
+            }
+            self.results = results;
+        }
+        if self.state == JobState::Recovering {
+            self.state = JobState::Running;
+        }
+        true
+    }
+
+    fn catch_up(&mut self, at_least: Vec<Vec<Offset>>) {
+        let shown: Vec<Vec<Offset>> =
+            self.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
+        let target =
+            shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
+        let target: Vec<Vec<Offset>> = target.collect();
+        if let Some(halt) = self.halt.as_mut().filter(|halt| halt.until.is_none()) {
+            // "Where you are" means where it was.
+            halt.until = Some(target.clone());
+        }
+        self.catching_up = Some((JobResults::new(self.results.shape().clone()), target));
+        self.state = JobState::Recovering;
+    }
+}
+
+/// Whether results have come to these places, by input and partition.
+fn has_reached(results: &JobResults, target: &[Vec<Offset>]) -> bool {
+    let reached = |(places, target): (&[(Offset, Offset)], &Vec<Offset>)| {
+        places.iter().zip(target).all(|((next, _), target)| next >= target)
+    };
+    results.inputs().map(|(_, places)| places).zip(target).all(reached)
+}
