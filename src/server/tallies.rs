@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
 use tallyflow_dataflows::number::Decimal;
-use tallyflow_dataflows::results::{ReadError, Tallies};
+use tallyflow_dataflows::results::Tallies;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -72,12 +72,13 @@ async fn tallies(
     let job = shared.host.job(&name)?;
     // The look and its epoch in one reading, and nothing is gathered for whoever has it already.
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let look = job.read(|results| -> Result<(String, Option<(Tallies, Vec<String>)>), ReadError> {
+    let look = job.read(|results| {
         let tag = format!("\"{}\"", results.tag());
         if known.is_some_and(|known| names(known, &tag)) {
             return Ok((tag, None));
         }
-        Ok((tag, Some((results.snapshot(&filter)?, results.shape().aggregates.clone()))))
+        let found = results.snapshot(&filter).map(|tallies| (tallies, results.shape().aggregates.clone()));
+        found.map(|found| (tag, Some(found)))
     });
     let (tag, found) = look.ok_or_else(|| nothing_yet(&name))??;
     let mut response = match found {

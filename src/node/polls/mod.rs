@@ -142,7 +142,7 @@ impl Node {
         };
         let id = poll.id.clone();
         let in_past = poll.opens_ns < now_ns;
-        let from = if in_past { self.from_of(&job, poll.opens_ns)? } else { self.ends_of(&job)? };
+        let from = if in_past { self.begin_of(&job, poll.opens_ns)? } else { self.ends_of(&job)? };
         let in_force = PollInForce { poll, version, from };
         if in_past || !self.open_poll(&job, &in_force, now_ms)? {
             self.write(&job, &in_force, (now_ms, now_ms))?;
@@ -217,8 +217,12 @@ impl Node {
         let poll = view.in_force.poll.clone();
         match poll.closes_ns {
             Some(closes) if closes <= now_ns => Err(PollError::Closed { id: poll.id, at: time_text(closes) }),
-            _ if poll.opens_ns >= now_ns => Err(PollError::NotOpen { at: time_text(poll.opens_ns), id: poll.id }),
-            _ => self.put_in_place(&job, &view, Poll { closes_ns: Some(now_ns), ..poll }),
+            _ if poll.opens_ns > now_ns => Err(PollError::NotOpen { at: time_text(poll.opens_ns), id: poll.id }),
+            _ => {
+                // Where it has opened in this very millisecond, that is its only one.
+                let closes_ns = now_ns.max(poll.opens_ns.saturating_add(1_000_000));
+                self.put_in_place(&job, &view, Poll { closes_ns: Some(closes_ns), ..poll })
+            }
         }
     }
 
@@ -244,7 +248,7 @@ impl Node {
         };
         let mut from = was.from.clone();
         if poll.opens_ns < was.poll.opens_ns {
-            let earlier = self.from_of(job, poll.opens_ns)?;
+            let earlier = self.begin_of(job, poll.opens_ns)?;
             let pairs = from.iter_mut().flatten().zip(earlier.into_iter().flatten());
             pairs.for_each(|(from, earlier)| *from = earlier.min(*from));
         }
@@ -286,7 +290,7 @@ impl Node {
     }
 
     /// Where a poll begins that opens in the past: no record before can have an event time from then on.
-    fn from_of(&self, job: &Job, opens_ns: i64) -> Result<Places, PollError> {
+    fn begin_of(&self, job: &Job, opens_ns: i64) -> Result<Places, PollError> {
         let since_ms = opens_ns.div_euclid(1_000_000).saturating_sub(AHEAD_MS);
         let mut places = Vec::new();
         for input in &job.plan().inputs {

@@ -151,8 +151,9 @@ impl Polls {
         if self.deleted.len() <= DELETED_MAX {
             return None;
         }
-        let oldest = self.deleted.iter().min_by_key(|(_, deleted)| deleted.at_ms).map(|(id, _)| id.clone());
-        oldest.inspect(|id| drop(self.deleted.remove(id)))
+        let oldest = self.deleted.iter().min_by_key(|(_, deleted)| deleted.at_ms).map(|(id, _)| id.clone())?;
+        self.deleted.remove(&oldest);
+        Some(oldest)
     }
 
     /// Forgets a job with all its polls; their ids.

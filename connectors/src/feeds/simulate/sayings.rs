@@ -109,7 +109,7 @@ impl Sayings {
     pub(super) fn pick(&self, dice: &mut Dice) -> Saying {
         let mut bits = dice.bits();
         let mut below = |bound: usize| {
-            let number = (bits & 0xff) * bound as u64 >> 8;
+            let number = ((bits & 0xff) * bound as u64) >> 8;
             bits >>= 8;
             number as u8
         };
