@@ -2,7 +2,7 @@
 
 use super::polls::{Polls, Said};
 use super::sayings::{self, LANGUAGES, MOODS, Saying, Sayings, hashtag_of};
-use super::write::{Clock, number};
+use super::write::{Clock, digits, number};
 use super::{CHOICES_MAX, Claims, Dice, Line, Made, PollExpect, SimulateOptions, Zipf};
 use std::collections::BTreeMap;
 use tallyflow_dataflows::number::Decimal;
@@ -11,8 +11,6 @@ use tallyflow_dataflows::number::Decimal;
 const EDITABLE: usize = 16_384;
 /// The places of a text: a phrase or a saying in each, and a hashtag behind it.
 const PLACES: usize = 3;
-/// Each place may have a hashtag, and two sayings may spell two options each as one.
-const TAGS_MAX: usize = PLACES + 4;
 /// The proportions of posts that speak of a mood and of a language, independent of one another.
 const OF_MOODS: f64 = 0.25;
 const OF_LANGUAGES: f64 = 0.15;
@@ -46,19 +44,21 @@ const PHRASES: [&str; 16] = [
 const TAGS: [&str; 10] =
     ["Vote", "Election", "happy", "TurnOut", "democracy", "recount", "ÖPNV", "live", "Results", "sad"];
 
-/// Numbers of different hashtags, those of the places first.
-type Tags = [u16; TAGS_MAX];
+/// Numbers of different hashtags, one for each place.
+type Tags = [u16; PLACES];
 const NONE: u16 = u16::MAX;
 
 /// What a version of a post says.
 #[derive(Clone, Copy)]
 struct Content {
     tags: Tags,
+    /// The hashtags that are in its sayings and not among `tags`: a bit for each of [`Posts::spoken`].
+    spoken: u16,
     said: Said,
 }
 
 impl Content {
-    const DELETED: Content = Content { tags: [NONE; TAGS_MAX], said: Said::NOTHING };
+    const DELETED: Content = Content { tags: [NONE; PLACES], spoken: 0, said: Said::NOTHING };
 }
 
 #[derive(Clone, Copy)]
@@ -74,7 +74,7 @@ struct Post {
 struct Draft {
     /// Of the places, where no saying stands: a phrase each.
     phrases: u64,
-    tags: [u16; PLACES],
+    tags: Tags,
     mood: Option<(u8, Saying)>,
     language: Option<(u8, Saying)>,
 }
@@ -103,12 +103,16 @@ pub(super) struct Posts {
     languages: Sayings,
     /// By number in lower case, those of sayings that are not among the others behind them.
     names: Vec<String>,
-    /// By option, the number of its hashtag.
-    mood_tags: Vec<u16>,
-    language_tags: Vec<u16>,
+    /// The numbers of the hashtags that sayings have.
+    spoken: Vec<u16>,
+    /// By option, which of these is its hashtag; [`sayings::NONE`] if none is.
+    mood_tags: Vec<u8>,
+    language_tags: Vec<u8>,
+    /// By the number of a hashtag of [`TAGS`], the mood that it is, as [`Said`] has it.
+    moods_of_tags: [u8; TAGS.len()],
     /// Authors who have named a language lately, the n-th at n modulo the number of places.
     speakers: Vec<u32>,
-    spoken: usize,
+    spoke: usize,
     polls: Polls,
     /// Posts that are deleted, and records that say so.
     deleted: u64,
@@ -121,16 +125,25 @@ impl Posts {
     pub(super) fn new(options: &SimulateOptions) -> Self {
         let hashtags = options.hashtags.clamp(1, CHOICES_MAX);
         let mut names: Vec<String> = (0..hashtags).map(|n| hashtag_name(n as u16).to_lowercase()).collect();
-        let mut number = |option: &&str| {
-            let Some(name) = hashtag_of(option) else { return NONE };
-            let known = names.iter().position(|known| *known == name);
-            known.unwrap_or_else(|| {
+        let mut spoken = Vec::new();
+        let mut tag_of = |option: &&str| {
+            let Some(name) = hashtag_of(option) else { return sayings::NONE };
+            let number = names.iter().position(|known| *known == name).unwrap_or(names.len());
+            if number == names.len() {
                 names.push(name);
-                names.len() - 1
-            }) as u16
+            }
+            let bit = spoken.iter().position(|known| *known == number as u16).unwrap_or(spoken.len());
+            if bit == spoken.len() {
+                spoken.push(number as u16);
+            }
+            bit as u8
         };
-        let mood_tags = MOODS.iter().map(&mut number).collect();
-        let language_tags = LANGUAGES.iter().map(&mut number).collect();
+        let mood_tags: Vec<u8> = MOODS.iter().map(&mut tag_of).collect();
+        let language_tags = LANGUAGES.iter().map(&mut tag_of).collect();
+        let mut moods_of_tags = [0; TAGS.len()];
+        for (mood, name) in MOODS.iter().enumerate() {
+            TAGS.iter().zip(&mut moods_of_tags).filter(|(tag, _)| *tag == name).for_each(|(_, of)| *of |= 1 << mood);
+        }
         Posts {
             changes: options.changes,
             deletions: options.deletions,
@@ -146,10 +159,12 @@ impl Posts {
             moods: Sayings::of_moods(),
             languages: Sayings::of_languages(),
             names,
+            spoken,
             mood_tags,
             language_tags,
+            moods_of_tags,
             speakers: Vec::new(),
-            spoken: 0,
+            spoke: 0,
             polls: Polls::default(),
             deleted: 0,
             deletions_sent: 0,
@@ -161,6 +176,11 @@ impl Posts {
     fn stand(&mut self, content: &Content, by: i64) {
         for tag in content.tags.into_iter().filter(|tag| *tag != NONE) {
             self.counts[usize::from(tag)] += by;
+        }
+        let mut spoken = content.spoken;
+        while spoken != 0 {
+            self.counts[usize::from(self.spoken[spoken.trailing_zeros() as usize])] += by;
+            spoken &= spoken - 1;
         }
         self.polls.stand(content.said, by);
     }
@@ -206,30 +226,25 @@ impl Posts {
 
     /// What the draft says, to everybody and to the polls.
     fn content(&self, draft: &Draft, repost: bool) -> Content {
-        let mut content = Content::DELETED;
-        content.tags[..PLACES].copy_from_slice(&draft.tags);
-        let mut next = PLACES;
-        let mut add = |tag: u16| {
-            if !content.tags.contains(&tag) {
-                content.tags[next] = tag;
-                next += 1;
+        let mut content = Content { tags: draft.tags, ..Content::DELETED };
+        let sayings = [(draft.mood, &self.mood_tags), (draft.language, &self.language_tags)];
+        for (saying, tags) in sayings.into_iter().filter_map(|(saying, tags)| Some((saying?.1, tags))) {
+            for bit in saying.hashtags().map(|option| tags[usize::from(option)]) {
+                if bit != sayings::NONE && !draft.tags.contains(&self.spoken[usize::from(bit)]) {
+                    content.spoken |= 1 << bit;
+                }
             }
-        };
-        if let Some((_, saying)) = draft.mood {
-            saying.hashtags().for_each(|mood| add(self.mood_tags[usize::from(mood)]));
-        }
-        if let Some((_, saying)) = draft.language {
-            saying.hashtags().for_each(|language| add(self.language_tags[usize::from(language)]));
         }
         if repost {
             return content;
         }
-        let said = draft.mood.map_or([sayings::NONE; 2], |(_, saying)| saying.options);
-        for mood in said.into_iter().filter(|mood| *mood != sayings::NONE) {
-            content.said.moods |= 1 << mood;
+        for tag in draft.tags {
+            content.said.moods |= self.moods_of_tags.get(usize::from(tag)).copied().unwrap_or(0);
         }
-        for (mood, tag) in self.mood_tags.iter().enumerate() {
-            content.said.moods |= u8::from(draft.tags.contains(tag)) << mood;
+        if let Some((_, saying)) = draft.mood {
+            for mood in saying.options.into_iter().filter(|mood| *mood != sayings::NONE) {
+                content.said.moods |= 1 << mood;
+            }
         }
         content.said.language = draft.language.map_or(sayings::NONE, |(_, saying)| saying.options[0]);
         content
@@ -244,18 +259,19 @@ impl Posts {
             author = self.speakers[dice.below(self.speakers.len() as u32) as usize];
             self.languages.avoid(saying, self.polls.last_language(author));
         }
-        match self.speakers.get_mut(self.spoken % SPEAKERS) {
+        match self.speakers.get_mut(self.spoke % SPEAKERS) {
             Some(place) => *place = author,
             None => self.speakers.push(author),
         }
-        self.spoken += 1;
+        self.spoke += 1;
         author
     }
 
     fn write(&mut self, made: &mut Made, n: u64, post: &Post, draft: Option<&Draft>, of: Option<u32>) {
         made.at_ms = post.at_ms;
         made.key.clear();
-        number(&mut made.key, 1_900_000_000_000_000_000 + n, 19);
+        made.key.extend_from_slice(b"190");
+        digits::<8>(&mut made.key, n);
         let out = &mut made.value;
         out.clear();
         out.extend_from_slice(br#"{"id":""#);
