@@ -200,7 +200,11 @@ async fn a_vote_that_can_not_count_is_refused_with_what_to_do() {
     assert!(early.text().contains("opens at 2200-01-01T00:00:00Z"), "{}", early.text());
     server.post("/api/polls/moods/close", "").await;
     let closed = server.post("/api/polls/moods/votes", good).await;
-    assert!(closed.status == StatusCode::CONFLICT && closed.text().contains("has been closed since"));
+    assert!(
+        closed.status == StatusCode::CONFLICT && closed.text().contains("has been closed since"),
+        "{}",
+        closed.text()
+    );
     server.send("DELETE", "/api/polls/moods", &[], Body::empty()).await;
     let deleted = server.post("/api/polls/moods/votes", good).await;
     assert!(deleted.status == StatusCode::CONFLICT && deleted.text().contains("was deleted"), "{}", deleted.text());

@@ -275,7 +275,7 @@ impl Host for TestHost {
         if view.state == PollState::Closed {
             return Err(PollError::Closed { id: id.to_owned(), at: "then".to_owned() });
         }
-        view.in_force.poll.closes_ns = Some(view.in_force.poll.opens_ns + 1);
+        view.in_force.poll.closes_ns = Some(view.in_force.poll.opens_ns);
         view.state = PollState::Closed;
         self.polls.lock().unwrap().insert(id.to_owned(), view.clone());
         Ok(view)

@@ -9,6 +9,7 @@ mod bank;
 mod engine;
 mod lifecycle;
 mod node;
+mod polls;
 mod real_data;
 mod redrive;
 mod replace;

@@ -217,8 +217,12 @@ impl Node {
         let poll = view.in_force.poll.clone();
         match poll.closes_ns {
             Some(closes) if closes <= now_ns => Err(PollError::Closed { id: poll.id, at: time_text(closes) }),
-            _ if poll.opens_ns >= now_ns => Err(PollError::NotOpen { at: time_text(poll.opens_ns), id: poll.id }),
-            _ => self.put_in_place(&job, &view, Poll { closes_ns: Some(now_ns), ..poll }),
+            _ if poll.opens_ns > now_ns => Err(PollError::NotOpen { at: time_text(poll.opens_ns), id: poll.id }),
+            _ => {
+                // Where it has opened in this very millisecond, that is its only one.
+                let closes_ns = now_ns.max(poll.opens_ns.saturating_add(1_000_000));
+                self.put_in_place(&job, &view, Poll { closes_ns: Some(closes_ns), ..poll })
+            }
         }
     }
 

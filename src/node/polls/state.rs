@@ -151,11 +151,9 @@ impl Polls {
         if self.deleted.len() <= DELETED_MAX {
             return None;
         }
-        let oldest = self.deleted.iter().min_by_key(|(_, deleted)| deleted.at_ms).map(|(id, _)| id.clone());
-        if let Some(oldest) = &oldest {
-            self.deleted.remove(oldest);
-        }
-        oldest
+        let oldest = self.deleted.iter().min_by_key(|(_, deleted)| deleted.at_ms).map(|(id, _)| id.clone())?;
+        self.deleted.remove(&oldest);
+        Some(oldest)
     }
 
     /// Forgets a job with all its polls; their ids.

@@ -114,6 +114,16 @@ impl Http {
     }
 
     #[track_caller]
+    pub fn post_json(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, &[("content-type", "application/json")], body.to_string()).unwrap()
+    }
+
+    #[track_caller]
+    pub fn patch_json(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::PATCH, path, &[("content-type", "application/json")], body.to_string()).unwrap()
+    }
+
+    #[track_caller]
     pub fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, &[], "").unwrap()
     }
