@@ -4,7 +4,7 @@
 //! record -> decoder -> judge (rejected, irrelevant, or a claim) -> keep rule -> lines
 //! ```
 //!
-//! The polls of a `polls` job are recounted in [`polls`], from the definitions in force.
+//! The polls of a `polls` job are recounted in a module of their own, from the definitions in force.
 //!
 //! It shares the decoders, the reading of numbers and times and the evaluation of `where` with the
 //! engine, and nothing else: no dataflow, no hashes, no incremental state. It is written to be read
