@@ -134,7 +134,7 @@ impl Server {
             self.http.post(to).body(body).send().await?.error_for_status()?;
             next += BULK;
         }
-        while self.job(POSTS.name).await?["inputs"][0]["lag"] != 0 {
+        while self.job(POSTS.name).await?["inputs"][0]["next_offset"].as_u64() < Some(next) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())

@@ -33,6 +33,8 @@ pub struct MemoryRecord {
 #[derive(Default)]
 struct MemoryTopic {
     partitions: Vec<Vec<MemoryRecord>>,
+    /// By partition, the first offset that is kept.
+    starts: BTreeMap<usize, u64>,
     wakers: Vec<(usize, Waker)>,
 }
 
@@ -59,7 +61,12 @@ impl MemoryLog {
         topic.wakers.iter().filter(|(p, _)| *p == partition).for_each(|(_, waker)| waker());
     }
 
-    /// All records of a partition.
+    /// Lets retention take the records of a partition before `start`.
+    pub fn take_before(&self, topic: &str, partition: usize, start: u64) {
+        self.lock().get_mut(topic).expect("the topic was made").starts.insert(partition, start);
+    }
+
+    /// All records of a partition, those that retention took too.
     pub fn records(&self, topic: &str, partition: usize) -> Vec<MemoryRecord> {
         self.lock()[topic].partitions[partition].clone()
     }
@@ -92,7 +99,12 @@ impl Source for MemoryLog {
     ) -> Result<Box<dyn PartitionSource>, SourceError> {
         let mut topics = self.lock();
         let unknown = || SourceError::UnknownTopic { topic: topic.to_owned() };
-        topics.get_mut(topic).ok_or_else(unknown)?.wakers.push((partition.0 as usize, waker));
+        let of = topics.get_mut(topic).ok_or_else(unknown)?;
+        let start = of.starts.get(&(partition.0 as usize)).copied().map(Offset).unwrap_or_default();
+        if from < start {
+            return Err(SourceError::Gone { topic: topic.to_owned(), partition, wanted: from, start });
+        }
+        of.wakers.push((partition.0 as usize, waker));
         Ok(Box::new(MemoryReader { log: self.clone(), topic: topic.to_owned(), partition, next: from }))
     }
 }

@@ -180,6 +180,27 @@ fn a_past_poll_is_shown_whole_a_changed_one_swapped_and_a_deleted_one_gone() {
 }
 
 #[test]
+fn a_poll_whose_beginning_retention_has_taken_can_be_deleted_and_keeps_no_other_waiting() {
+    let mut world = World::new(vec![in_force(poll("old", &["happy"]), 1)], 2);
+    for n in 0..20 {
+        world.post(&n.to_string(), "ann", Some(["happy", "happy", "sad", "sad"][n % 4]), n as i64);
+    }
+    world.settle();
+    assert_eq!(world.classes(), (10, 10, 0));
+    // Of each partition's ten posts the first four are gone.
+    world.log.take_before("posts", 0, 4);
+    world.log.take_before("posts", 1, 4);
+    let old = PollKey { id: "old".into(), version: 1 };
+    world.bench.polls(PollChange::Hide(old.clone()));
+    let from = vec![vec![Offset(6), Offset(6)], vec![Offset(0)]];
+    let new = PollInForce { from, ..in_force(poll("new", &["sad"]), 1) };
+    world.refill(1, vec![new], vec![old]);
+    // From offset 6 on; what is gone stays as it was: two of each partition were happy there.
+    assert_eq!(world.shown(), ["new: sad=4 (4/4)"]);
+    assert_eq!(world.classes(), (8, 12, 0));
+}
+
+#[test]
 fn a_poll_that_opens_now_begins_where_reading_stands() {
     for workers in [1, 2] {
         let mut world = World::new(vec![], workers);

@@ -59,10 +59,19 @@ impl Refilling {
         for (place, partition) in partitions.iter().enumerate() {
             let range = plan.ranges.get(partition.input).and_then(|input| input.get(partition.id.0 as usize));
             let Some((start, cut)) = range.copied().filter(|(start, cut)| start < cut) else { continue };
-            match source.open(&partition.topic, partition.id, start, idle.clone()) {
-                Ok(reader) => {
-                    refilling.of += cut.0 - start.0;
-                    refilling.parts.push(Part { partition: place, reader, next: start, cut, trouble: None });
+            let open =
+                |from| source.open(&partition.topic, partition.id, from, idle.clone()).map(|reader| (from, reader));
+            let counted_from = plan.counted_from[partition.input][partition.id.0 as usize];
+            let opened = match open(start) {
+                // Nothing is counted from what is gone.
+                Err(SourceError::Gone { start: kept, .. }) if kept <= counted_from && kept < cut => open(kept),
+                Err(SourceError::Gone { .. }) if counted_from >= cut => continue,
+                opened => opened,
+            };
+            match opened {
+                Ok((next, reader)) => {
+                    refilling.of += cut.0 - next.0;
+                    refilling.parts.push(Part { partition: place, reader, next, cut, trouble: None });
                 }
                 Err(error) => refilling.failed = Some(error),
             }

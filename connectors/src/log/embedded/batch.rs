@@ -14,9 +14,9 @@ use crate::log::partition_of;
 use tallyflow_dataflows::source::NewRecord;
 
 /// A row holds at most this many bytes of body (but always one record) ...
-pub(super) const ROW_BYTES_MAX: usize = 1 << 20;
+pub(super) const ROW_BYTES_MAX: usize = 256 << 10;
 /// ... and at most this many records.
-pub(super) const ROW_RECORDS_MAX: u32 = 4096;
+pub(super) const ROW_RECORDS_MAX: u32 = 512;
 
 /// Records of one append for one partition that fit into one row.
 #[derive(Debug, PartialEq, Eq)]

@@ -70,6 +70,9 @@ pub struct RefillPlan {
     pub number: u64,
     /// By input and partition, from where to where.
     pub ranges: Vec<Vec<(Offset, Offset)>>,
+    /// Likewise from where on polls are to be counted. What lies before only puts right the class of
+    /// records of polls that leave; where retention has taken that, it stays as it is.
+    pub counted_from: Vec<Vec<Offset>>,
 }
 
 /// Bounds over the polls that are neither sealed nor leaving.
@@ -299,6 +302,7 @@ impl Book {
         let cuts = self.positions();
         let mut ranges: Vec<Vec<(Offset, Offset)>> =
             cuts.iter().map(|input| input.iter().map(|cut| (*cut, *cut)).collect()).collect();
+        let mut counted_from = cuts;
         let mut concerned = Vec::new();
         for poll in &refill.add {
             // The version that is shown gives way to it.
@@ -312,15 +316,20 @@ impl Book {
             if entry.phase == Phase::InForce {
                 entry.phase = Phase::Leaving(number);
             }
+            let arrives = entry.phase == Phase::Arriving(number);
             for (input, partitions) in ranges.iter_mut().enumerate() {
                 for (partition, (start, _)) in partitions.iter_mut().enumerate() {
                     // A poll may begin before its job.
                     let from = entry.from(input, PartitionId(partition as u32)).max(self.starts[input][partition]);
                     *start = (*start).min(from);
+                    if arrives {
+                        let counted = &mut counted_from[input][partition];
+                        *counted = (*counted).min(from);
+                    }
                 }
             }
         }
-        self.refill = Some(RefillPlan { number, ranges });
+        self.refill = Some(RefillPlan { number, ranges, counted_from });
     }
 
     /// Shows what a refill has counted: what was arriving is in force, what was leaving is gone.
