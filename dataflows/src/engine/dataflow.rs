@@ -29,7 +29,7 @@ use crate::spec::{Aggregate, Dataflow, Keep};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::OutputBuilder;
@@ -195,6 +195,8 @@ fn ingest<'scope>(
         // The epoch in which something was read that has not ended yet.
         let mut unfinished = None;
         let mut turns = 0u64;
+        // When the past may have its next turn.
+        let mut past_at = Instant::now();
         move |_frontiers| {
             let epoch = job.clock.current();
             if *capabilities[0].time() < epoch {
@@ -208,7 +210,8 @@ fn ingest<'scope>(
             }
             let oldest = probe.with_frontier(|f| f.first().copied()).unwrap_or(epoch);
             let held_back = epoch.saturating_sub(oldest) > EPOCHS_IN_FLIGHT || job.outbox.is_full();
-            let (mut behind, mut refilling) = (false, false);
+            let mut behind = false;
+            let mut refilling = past_at > Instant::now();
             let book = job.book();
             if polls_changed.take() {
                 output.facts.push(Fact::PollsChanged);
@@ -236,9 +239,12 @@ fn ingest<'scope>(
                 }
                 turns += 1;
                 // While live reading has much to do, the past has every eighth turn.
-                if let Some(book) = book.as_deref().filter(|_| !behind || turns.is_multiple_of(8)) {
-                    let told;
-                    (refilling, told) = reader.refill(&mut output, book, source.as_ref(), worker);
+                let now = Instant::now();
+                if let Some(book) = book.as_deref().filter(|_| now >= past_at && (!behind || turns.is_multiple_of(8))) {
+                    let (more, told) = reader.refill(&mut output, book, source.as_ref(), worker);
+                    // It takes half of the time at most: the rest is for what it makes others do.
+                    past_at = Instant::now() + now.elapsed();
+                    refilling = more;
                     if told {
                         unfinished = Some(epoch);
                     }
@@ -264,8 +270,10 @@ fn ingest<'scope>(
             {
                 activator.activate_after(wait);
             }
-            if behind || refilling {
+            if behind {
                 activator.activate();
+            } else if refilling {
+                activator.activate_after(past_at.saturating_duration_since(Instant::now()));
             }
         }
     });
