@@ -121,7 +121,7 @@ async fn definition(shared: &Shared, headers: &HeaderMap, body: Body, media_type
 
 /// Makes a poll.
 #[utoipa::path(
-    post, path = "/api/polls", tag = "polls",
+    post, path = "/api/polls", operation_id = "create_poll", tag = "polls",
     request_body = NewPoll,
     responses(
         (status = 201, description = "It is there; where it opens in the past, that is being counted", body = PollAnswer,
@@ -156,7 +156,7 @@ async fn create(
 
 /// All polls by id.
 #[utoipa::path(
-    get, path = "/api/polls", tag = "polls",
+    get, path = "/api/polls", operation_id = "list_polls", tag = "polls",
     params(
         ("job" = Option<String>, Query, description = "Only those of this job"),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless said"),
@@ -193,7 +193,7 @@ async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Res
 
 /// One poll: its definition, its state and its numbers.
 #[utoipa::path(
-    get, path = "/api/polls/{poll}", tag = "polls",
+    get, path = "/api/polls/{poll}", operation_id = "show_poll", tag = "polls",
     params(("poll" = String, Path, description = "The poll's id")),
     responses(
         (status = 200, description = "The poll", body = PollAnswer),
@@ -208,7 +208,7 @@ async fn show(State(shared): State<Arc<Shared>>, Name(id): Name, query: Query) -
 
 /// Changes a poll: what is left out stays, `closes` null means never.
 #[utoipa::path(
-    patch, path = "/api/polls/{poll}", tag = "polls",
+    patch, path = "/api/polls/{poll}", operation_id = "change_poll", tag = "polls",
     params(("poll" = String, Path, description = "The poll's id")),
     request_body(content(
         (serde_json::Value = "application/json"),
@@ -245,7 +245,7 @@ async fn change(
 
 /// Closes a poll that is open.
 #[utoipa::path(
-    post, path = "/api/polls/{poll}/close", tag = "polls",
+    post, path = "/api/polls/{poll}/close", operation_id = "close_poll", tag = "polls",
     params(("poll" = String, Path, description = "The poll's id")),
     responses(
         (status = 200, description = "It takes no more", body = PollAnswer),
@@ -266,7 +266,7 @@ async fn close(State(shared): State<Arc<Shared>>, Name(id): Name, query: Query) 
 
 /// Deletes a poll with its numbers.
 #[utoipa::path(
-    delete, path = "/api/polls/{poll}", tag = "polls",
+    delete, path = "/api/polls/{poll}", operation_id = "delete_poll", tag = "polls",
     params(("poll" = String, Path, description = "The poll's id")),
     responses(
         (status = 204, description = "It is gone"),

@@ -307,9 +307,11 @@ async fn the_server_describes_and_measures_itself() {
     let job = server.host.add("moods");
     job.apply(job.id, Feed::default().update(&[(1, 1, Some(3))]));
     let api = server.get("/openapi.json").await.json();
+    let mut ids = std::collections::HashSet::new();
     for (path, item) in api["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             assert!(operation["summary"].as_str().is_some_and(|s| s.ends_with('.')), "{method} {path}");
+            assert!(ids.insert(operation["operationId"].to_string()), "{method} {path} has the id of another");
         }
     }
     assert!(api["paths"]["/api/topics/{topic}/records"]["post"]["responses"]["507"].is_object());

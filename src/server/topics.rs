@@ -98,7 +98,7 @@ impl TopicItem {
 
 /// All topics by name.
 #[utoipa::path(
-    get, path = "/api/topics", tag = "topics",
+    get, path = "/api/topics", operation_id = "list_topics", tag = "topics",
     params(
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless said"),
         ("after" = Option<String>, Query, description = "The `next` of the answer before"),
@@ -126,7 +126,7 @@ async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Res
 
 /// Makes a topic.
 #[utoipa::path(
-    post, path = "/api/topics", tag = "topics",
+    post, path = "/api/topics", operation_id = "create_topic", tag = "topics",
     request_body = NewTopic,
     responses(
         (status = 201, description = "It is there", body = TopicItem,

@@ -52,17 +52,16 @@ fn shown(poll: &Value) -> Option<Counts> {
 /// Waits until the poll shows these numbers, in its newest version.
 #[track_caller]
 fn wait_for(http: &Http, id: &str, expected: &Counts) -> Value {
-    let mut last = Value::Null;
-    let started = std::time::Instant::now();
-    loop {
+    eventually(&format!("{id} shows {expected:?}"), || {
         let poll = poll(http, id);
-        if poll["refill"].is_null() && shown(&poll).as_ref() == Some(expected) {
-            return poll;
-        }
-        last = if poll["tally"] == last["tally"] { last } else { poll };
-        assert!(started.elapsed() < crate::support::SOON, "{id} shows {last:#}, not {expected:?}");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+        (poll["refill"].is_null() && shown(&poll).as_ref() == Some(expected)).then_some(poll)
+    })
+}
+
+/// Waits for the clock's next millisecond: what comes then has a later time than what came before.
+fn next_millisecond() {
+    let now = now_ms();
+    eventually("the clock goes on", || (now_ms() > now).then_some(()));
 }
 
 /// Votes, which must be taken.
@@ -173,7 +172,7 @@ fn a_deleted_post_takes_its_vote_with_it_and_an_edited_one_changes_it() {
     post("2", json!("so happy"));
     post("3", json!("so sad"));
     wait_for(http, "moods", &counts([("happy", 2), ("sad", 1)]));
-    std::thread::sleep(std::time::Duration::from_millis(2));
+    next_millisecond();
     post("1", Value::Null);
     wait_for(http, "moods", &counts([("happy", 1), ("sad", 1)]));
     post("2", json!("rather sad"));
@@ -192,8 +191,7 @@ fn a_live_poll_counts_one_vote_of_each_voter_and_lets_them_change_their_minds() 
         vote(http, "moods", &format!("v{voter}"), if voter % 3 == 0 { "sad" } else { "happy" });
     }
     wait_for(http, "moods", &counts([("happy", 20), ("sad", 10)]));
-    // A later vote has a later time.
-    std::thread::sleep(std::time::Duration::from_millis(2));
+    next_millisecond();
     vote(http, "moods", "v0", "happy");
     vote(http, "moods", "v1", Value::Null);
     wait_for(http, "moods", &counts([("happy", 20), ("sad", 9)]));
@@ -240,7 +238,7 @@ fn a_closed_poll_takes_no_more_and_keeps_its_numbers() {
     create(http, json!({"id": "moods", "options": ["happy", "sad"], "grace": "0s"}));
     vote(http, "moods", "a", "happy");
     wait_for(http, "moods", &counts([("happy", 1), ("sad", 0)]));
-    std::thread::sleep(std::time::Duration::from_millis(2));
+    next_millisecond();
     let closed = http.post("/api/polls/moods/close", "").ok().json();
     assert_eq!(closed["version"], 2);
     let shown = wait_for(http, "moods", &counts([("happy", 1), ("sad", 0)]));
@@ -388,7 +386,8 @@ fn polls_made_and_deleted_while_engines_die_are_there_once_or_not_at_all() {
     let http = &server.http;
     let url = http.url.clone();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = stop.clone();
+    let (stopped, so_far) = (stop.clone(), std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let told = so_far.clone();
     let making = std::thread::spawn(move || {
         let http = Http::new(&url);
         let mut made = 0;
@@ -402,6 +401,7 @@ fn polls_made_and_deleted_while_engines_die_are_there_once_or_not_at_all() {
                 http.delete(&format!("/api/polls/p{}", made - 1)).ok();
             }
             made += 1;
+            told.store(made, std::sync::atomic::Ordering::Release);
         }
         made
     });
@@ -409,7 +409,10 @@ fn polls_made_and_deleted_while_engines_die_are_there_once_or_not_at_all() {
         let pid = http.engine_pid(None);
         signal(pid, "KILL");
         http.engine_pid(Some(pid));
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        // The new engine gets some to open and to delete before it dies too.
+        let so_far = || so_far.load(std::sync::atomic::Ordering::Acquire);
+        let before = so_far();
+        eventually("polls are made again", || (so_far() >= before + 6).then_some(()));
     }
     stop.store(true, std::sync::atomic::Ordering::Release);
     let made: usize = making.join().unwrap();
