@@ -234,9 +234,6 @@ fn ingest<'scope>(
                     Err(failure) => return job.fail(failure),
                 }
                 behind = reader.has_more();
-                if let Some(wait) = reader.retry_after() {
-                    activator.activate_after(wait);
-                }
                 turns += 1;
                 // While live reading has much to do, the past has every eighth turn.
                 let now = Instant::now();
@@ -248,6 +245,9 @@ fn ingest<'scope>(
                     if told {
                         unfinished = Some(epoch);
                     }
+                }
+                if let Some(wait) = reader.retry_after() {
+                    activator.activate_after(wait);
                 }
             }
             drop(book);

@@ -6,30 +6,20 @@ use crate::engine::facts::{Fact, NewestRing, RecordChanges};
 use crate::engine::input::{Input, Reading};
 use crate::engine::job::{Failure, Halt, Install, Job};
 use crate::engine::refill::Refilling;
+use crate::engine::trouble::Trouble;
 use crate::ids::{Offset, PartitionId};
 use crate::jobs::polls::book::Book;
 use crate::operators::extremes::Detail;
 use crate::operators::messages::Version;
 use crate::operators::tally::Sums;
 use crate::source::{Budget, PartitionSource, Source, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What one turn of the source may read before other operators get theirs.
 const BUDGET: Budget = Budget { records_max: 8_192, bytes_max: 2 << 20, until: Offset(u64::MAX) };
 
 /// Likewise of what must not keep others waiting: less than a millisecond's work.
 pub const BUDGET_BESIDE: Budget = Budget { records_max: 512, bytes_max: 256 << 10, until: Offset(u64::MAX) };
-
-/// How long a partition that can't be read is left alone, and after how long the job gives up.
-const TROUBLE_PAUSE: Duration = Duration::from_millis(200);
-const TROUBLE_MAX: Duration = Duration::from_secs(60);
-
-/// Reading that fails.
-#[derive(Clone, Copy)]
-struct Trouble {
-    since: Instant,
-    again: Instant,
-}
 
 /// What a turn has made.
 #[derive(Default)]
@@ -119,8 +109,8 @@ impl Ingest {
 
     /// How long until a partition that could not be read is tried again, if one waits for that.
     pub fn retry_after(&self) -> Option<Duration> {
-        let waits = self.partitions.iter().filter_map(|p| p.trouble);
-        waits.map(|t| t.again.saturating_duration_since(Instant::now())).min()
+        let live = self.partitions.iter().filter_map(|p| p.trouble).map(Trouble::rest);
+        live.chain(self.refilling.as_ref().and_then(Refilling::retry_after)).min()
     }
 
     /// Bounds what is read from now on; without a halt only the job's own bounds hold.
@@ -194,7 +184,7 @@ impl Ingest {
 impl Partition {
     fn has_more(&self) -> bool {
         let bound = self.bound();
-        let waits = self.trouble.is_some_and(|t| t.again > Instant::now());
+        let waits = self.trouble.is_some_and(|trouble| !trouble.rest().is_zero());
         !self.done && !waits && self.reader.as_ref().is_some_and(|reader| self.next < bound.min(reader.end()))
     }
 
@@ -230,16 +220,15 @@ impl Partition {
         });
         let polled = match polled {
             Ok(polled) => polled,
-            // Nothing was lent and the position is as it was: try again in a while.
-            Err(error) if error.retryable() && self.trouble.is_none_or(|t| t.since.elapsed() < TROUBLE_MAX) => {
-                let since = self.trouble.map_or_else(Instant::now, |t| t.since);
+            // Nothing was lent and the position is as it was.
+            Err(error) => {
+                let trouble = Trouble::after(self.trouble, &error).ok_or_else(|| Failure::from(error.clone()))?;
                 if self.trouble.is_none() {
                     tracing::warn!("{}/{} can't be read just now: {error}", self.topic, self.id);
                 }
-                self.trouble = Some(Trouble { since, again: Instant::now() + TROUBLE_PAUSE });
+                self.trouble = Some(trouble);
                 return Ok(0);
             }
-            Err(error) => return Err(error.into()),
         };
         self.trouble = None;
         if beyond {

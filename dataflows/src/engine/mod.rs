@@ -16,6 +16,7 @@ mod refill;
 mod showing;
 mod speaking;
 mod stash;
+mod trouble;
 mod worker;
 
 use crate::claim::HashKey;

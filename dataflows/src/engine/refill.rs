@@ -8,6 +8,7 @@ use crate::claim::Position;
 use crate::engine::facts::{Fact, NewestRing};
 use crate::engine::ingest::{BUDGET_BESIDE, Output, Partition};
 use crate::engine::input::{Input, Reading};
+use crate::engine::trouble::Trouble;
 use crate::ids::Offset;
 use crate::jobs::polls::book::{Book, RefillPlan};
 use crate::source::{Budget, PartitionSource, Source, SourceError, Waker};
@@ -16,10 +17,6 @@ use std::time::{Duration, Instant};
 
 /// How often progress is told.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
-/// How long a partition that can't be read is left alone, and after how long the refill gives up.
-const TROUBLE_PAUSE: Duration = Duration::from_millis(200);
-const TROUBLE_MAX: Duration = Duration::from_secs(60);
-
 /// A worker's part in a refill.
 pub struct Refilling {
     pub number: u64,
@@ -39,7 +36,7 @@ struct Part {
     reader: Box<dyn PartitionSource>,
     next: Offset,
     cut: Offset,
-    trouble: Option<(Instant, Instant)>,
+    trouble: Option<Trouble>,
 }
 
 impl Refilling {
@@ -79,9 +76,14 @@ impl Refilling {
         refilling
     }
 
-    /// Whether there is something left to read.
+    /// Whether there is something to read now.
     pub fn has_more(&self) -> bool {
-        self.failed.is_none() && !self.parts.is_empty()
+        self.failed.is_none() && self.parts.iter().any(|part| part.waits().is_none())
+    }
+
+    /// How long until a part that could not be read is tried again, if one waits for that.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.parts.iter().filter_map(Part::waits).min()
     }
 
     /// Reads a piece. Answers whether there is something to tell.
@@ -97,7 +99,9 @@ impl Refilling {
         let refill = self.number;
         let mut told = false;
         if self.has_more() {
-            self.turn = (self.turn + 1) % self.parts.len();
+            let next = (1..=self.parts.len()).map(|step| (self.turn + step) % self.parts.len());
+            let ready = |place: &usize| self.parts[*place].waits().is_none();
+            self.turn = next.into_iter().find(ready).unwrap_or_default();
             let part = &mut self.parts[self.turn];
             let partition = &partitions[part.partition];
             let mut reading = Reading::new(output, newest, Some(book));
@@ -105,7 +109,7 @@ impl Refilling {
             match part.read(partition, &mut inputs[partition.input], &mut reading) {
                 Ok(read) => {
                     self.read += read;
-                    told = true;
+                    told = read > 0;
                     if part.next >= part.cut {
                         self.parts.swap_remove(self.turn);
                     }
@@ -131,15 +135,17 @@ impl Refilling {
 }
 
 impl Part {
+    /// How long until it may be tried again, where it failed.
+    fn waits(&self) -> Option<Duration> {
+        self.trouble.map(Trouble::rest).filter(|rest| !rest.is_zero())
+    }
+
     fn read(
         &mut self,
         partition: &Partition,
         input: &mut Input,
         reading: &mut Reading<'_>,
     ) -> Result<u64, SourceError> {
-        if self.trouble.is_some_and(|(_, again)| again > Instant::now()) {
-            return Ok(0);
-        }
         let before = self.next;
         let polled = self.reader.poll(Budget { until: self.cut, ..BUDGET_BESIDE }, &mut |record| {
             if partition.from_ms.is_some_and(|from| record.timestamp_ms < from) {
@@ -156,11 +162,7 @@ impl Part {
                 Ok(polled.next.0 - before.0)
             }
             Err(error) => {
-                let since = self.trouble.map_or_else(Instant::now, |(since, _)| since);
-                if !error.retryable() || since.elapsed() > TROUBLE_MAX {
-                    return Err(error);
-                }
-                self.trouble = Some((since, Instant::now() + TROUBLE_PAUSE));
+                self.trouble = Some(Trouble::after(self.trouble, &error).ok_or(error)?);
                 Ok(0)
             }
         }

@@ -116,7 +116,7 @@ impl Messages {
             }
         };
         let (mut versions, index) = match What::unpack(held.what) {
-            What::Versions(index) => (std::mem::take(self.versions.get_mut(index)), Some(index)),
+            What::Versions(index) => (std::mem::take(&mut self.versions[index]), Some(index)),
             What::Silent { lag_ms } => {
                 let log_ms = held.order.time_ns.div_euclid(1_000_000) + lag_ms;
                 let silent = Version { message, order: held.order, log_ms, ..Version::default() };
@@ -161,7 +161,7 @@ impl Messages {
                 silent
             }
             (None, Some(index)) => {
-                *self.versions.get_mut(index) = versions;
+                self.versions[index] = versions;
                 index | 1 << 30
             }
             (None, None) => self.versions.insert(versions) | 1 << 30,
@@ -260,7 +260,7 @@ impl Messages {
                 What::Silent { .. } => return held.order.time_ns >= opens_min_ns,
                 What::Versions(index) => index,
             };
-            let all = versions.get_mut(index);
+            let all = &mut versions[index];
             all.iter_mut().for_each(|version| version.lines.retain(|line| is_open(line)));
             prune(all, book);
             let silent = all.iter().all(|version| version.lines.is_empty());

@@ -1,5 +1,7 @@
 //! Values at stable numbers.
 
+use std::ops::{Index, IndexMut};
+
 /// Values at stable numbers, whose places are used again. It grows by pieces: moving all of them would
 /// hold up an epoch.
 pub struct Slab<T> {
@@ -47,15 +49,21 @@ impl<T> Slab<T> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    /// The value of a number in use.
-    pub fn get(&self, index: u32) -> &T {
+/// The value of a number in use.
+impl<T> Index<u32> for Slab<T> {
+    type Output = T;
+
+    fn index(&self, index: u32) -> &T {
         let place = &self.pieces[index as usize / Self::PIECE][index as usize % Self::PIECE];
         place.as_ref().expect("a held number is in use until it is released")
     }
+}
 
-    /// The value of a number in use, to be changed.
-    pub fn get_mut(&mut self, index: u32) -> &mut T {
+/// The value of a number in use, to be changed.
+impl<T> IndexMut<u32> for Slab<T> {
+    fn index_mut(&mut self, index: u32) -> &mut T {
         let place = &mut self.pieces[index as usize / Self::PIECE][index as usize % Self::PIECE];
         place.as_mut().expect("a held number is in use until it is released")
     }

@@ -163,14 +163,14 @@ impl Standing {
         let mut groups = std::mem::take(&mut self.groups[group]);
         groups.retain(|held| {
             let some_claim = match What::unpack(held.what) {
-                What::Set(index) => self.sets.get(index).first().copied(),
+                What::Set(index) => self.sets[index].first().copied(),
                 _ => Some(*held),
             };
             let subject = some_claim.and_then(|claim| self.subject(claim));
             let stays = subject.is_none_or(|subject| is_open(self.lines.subject_id(subject)));
             if !stays {
                 if let What::Set(index) = What::unpack(held.what) {
-                    let set = std::mem::take(self.sets.get_mut(index));
+                    let set = std::mem::take(&mut self.sets[index]);
                     set.into_iter().for_each(|held| self.release(held));
                     self.sets.remove(index);
                 }
@@ -183,7 +183,7 @@ impl Standing {
 
     fn apply_to_set(&mut self, n: usize, held: Held, new: Held) {
         let What::Set(index) = What::unpack(held.what) else { unreachable!("first-n holds sets") };
-        let mut set = std::mem::take(self.sets.get_mut(index));
+        let mut set = std::mem::take(&mut self.sets[index]);
         if let Some(at) = set.iter().position(|old| self.equal(*old, new)) {
             // Equal ones take one place, the earliest of them.
             if new.order < set[at].order {
@@ -203,7 +203,7 @@ impl Standing {
             self.refuse(last, new, Class::Superseded);
         }
         set.sort_unstable_by_key(|held| held.order);
-        *self.sets.get_mut(index) = set;
+        self.sets[index] = set;
     }
 
     /// Takes what changed since the last call, consolidated.
@@ -242,7 +242,7 @@ impl Standing {
         match (What::unpack(a.what), What::unpack(b.what)) {
             (What::Line(a), What::Line(b)) => a == b && same_time,
             (What::More(a), What::More(b)) => {
-                let (a, b) = (self.more.get(a), self.more.get(b));
+                let (a, b) = (&self.more[a], &self.more[b]);
                 match (a.1.id, b.1.id) {
                     (Some(a), Some(b)) => a == b,
                     (Some(_), None) | (None, Some(_)) => false,
@@ -300,7 +300,7 @@ impl Standing {
     fn subject(&self, held: Held) -> Option<u32> {
         let subject = match What::unpack(held.what) {
             What::Line(index) => self.lines.subject_of(index),
-            What::More(index) => self.more.get(index).0,
+            What::More(index) => self.more[index].0,
             What::Set(_) => unreachable!("a set is no claim"),
         };
         (subject != Lines::NO_SUBJECT).then_some(subject)
@@ -316,7 +316,7 @@ impl Standing {
         match What::unpack(held.what) {
             What::Line(index) => self.lines.ones(index, sign),
             What::More(index) => {
-                let (subject, more) = self.more.get(index);
+                let (subject, more) = &self.more[index];
                 let subject = self.lines.subject_id(*subject);
                 for (place, add) in more.adds.iter().enumerate() {
                     let line = LineId { subject, group: add.group };

@@ -5,7 +5,7 @@
 //! options go on from there. A symbol is the trie's state behind its first token.
 
 use super::filter::Filter;
-use super::slab::Slab;
+use crate::operators::slab::Slab;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use std::collections::BTreeSet;

@@ -27,7 +27,6 @@
 mod filter;
 mod fold;
 mod lexicon;
-mod slab;
 #[cfg(test)]
 mod tests;
 mod tokens;
