@@ -36,6 +36,8 @@ struct MemoryTopic {
     /// By partition, the first offset that is kept.
     starts: BTreeMap<usize, u64>,
     wakers: Vec<(usize, Waker)>,
+    /// How many reads are still to fail.
+    fails: usize,
 }
 
 /// A log in memory.
@@ -64,6 +66,16 @@ impl MemoryLog {
     /// Lets retention take the records of a partition before `start`.
     pub fn take_before(&self, topic: &str, partition: usize, start: u64) {
         self.lock().get_mut(topic).expect("the topic was made").starts.insert(partition, start);
+    }
+
+    /// Lets the next reads of a topic fail in a way that passes.
+    pub fn fail_next(&self, topic: &str, reads: usize) {
+        self.lock().get_mut(topic).expect("the topic was made").fails = reads;
+    }
+
+    /// How many reads of a topic are still to fail.
+    pub fn fails(&self, topic: &str) -> usize {
+        self.lock()[topic].fails
     }
 
     /// All records of a partition, those that retention took too.
@@ -118,8 +130,13 @@ struct MemoryReader {
 
 impl PartitionSource for MemoryReader {
     fn poll(&mut self, budget: Budget, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<Polled, SourceError> {
-        let topics = self.log.lock();
-        let records = &topics[&self.topic].partitions[self.partition.0 as usize];
+        let mut topics = self.log.lock();
+        let topic = topics.get_mut(&self.topic).expect("topics are not deleted");
+        if topic.fails > 0 {
+            topic.fails -= 1;
+            return Err(SourceError::Io("the test said so".into()));
+        }
+        let records = &topic.partitions[self.partition.0 as usize];
         let from = self.next.0 as usize;
         let to = records.len().min(from + budget.records_max).min(budget.until.0 as usize).max(from);
         for (offset, record) in (from..to).zip(&records[from..to]) {

@@ -118,6 +118,17 @@ impl World {
 }
 
 #[test]
+fn a_refill_outlives_a_log_that_can_not_be_read_for_a_while() {
+    let mut world = World::new(vec![], 2);
+    (0..20).for_each(|n| world.post(&n.to_string(), "ann", Some("happy"), n));
+    world.settle();
+    world.log.fail_next("posts", 3);
+    world.refill(1, vec![in_force(poll("moods", &["happy", "sad"]), 1)], vec![]);
+    assert_eq!(world.log.fails("posts"), 0);
+    assert_eq!(world.shown(), ["moods: happy=20 (20/20)"]);
+}
+
+#[test]
 fn posts_and_votes_count_edits_replace_and_deletions_withdraw() {
     for workers in [1, 2] {
         let mut world = World::new(vec![in_force(poll("moods", &["happy", "sad"]), 1)], workers);

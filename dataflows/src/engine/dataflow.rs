@@ -17,6 +17,7 @@ use crate::engine::collect::Collector;
 use crate::engine::facts::Fact;
 use crate::engine::ingest::{Ingest, Output};
 use crate::engine::job::{Halt, Install, Job};
+use crate::engine::pace::Pace;
 use crate::engine::speaking;
 use crate::engine::stash::Stash;
 use crate::jobs::polls::book::Book;
@@ -195,8 +196,7 @@ fn ingest<'scope>(
         // The epoch in which something was read that has not ended yet.
         let mut unfinished = None;
         let mut turns = 0u64;
-        // When the past may have its next turn.
-        let mut past_at = Instant::now();
+        let mut pace = Pace::new(Instant::now());
         move |_frontiers| {
             let epoch = job.clock.current();
             if *capabilities[0].time() < epoch {
@@ -211,7 +211,8 @@ fn ingest<'scope>(
             let oldest = probe.with_frontier(|f| f.first().copied()).unwrap_or(epoch);
             let held_back = epoch.saturating_sub(oldest) > EPOCHS_IN_FLIGHT || job.outbox.is_full();
             let mut behind = false;
-            let mut refilling = past_at > Instant::now();
+            // How long until the past may have its next turn.
+            let mut past_in = None;
             let book = job.book();
             if polls_changed.take() {
                 output.facts.push(Fact::PollsChanged);
@@ -229,21 +230,30 @@ fn ingest<'scope>(
                 }
             } else {
                 match reader.read(&mut output, book.as_deref(), job.is_beside()) {
-                    Ok(true) => unfinished = Some(epoch),
+                    Ok(true) => {
+                        unfinished = Some(epoch);
+                        pace.live(Instant::now());
+                    }
                     Ok(false) => {}
                     Err(failure) => return job.fail(failure),
                 }
                 behind = reader.has_more();
                 turns += 1;
                 // While live reading has much to do, the past has every eighth turn.
-                let now = Instant::now();
-                if let Some(book) = book.as_deref().filter(|_| now >= past_at && (!behind || turns.is_multiple_of(8))) {
-                    let (more, told) = reader.refill(&mut output, book, source.as_ref(), worker);
-                    // It takes half of the time at most: the rest is for what it makes others do.
-                    past_at = Instant::now() + now.elapsed();
-                    refilling = more;
-                    if told {
-                        unfinished = Some(epoch);
+                if let Some(book) = book.as_deref().filter(|_| !behind || turns.is_multiple_of(8)) {
+                    let now = Instant::now();
+                    match pace
+                        .next(now, epoch, oldest, behind)
+                        .map(|records| reader.refill(&mut output, book, source.as_ref(), (worker, records)))
+                    {
+                        Ok((more, told)) => {
+                            if told {
+                                unfinished = Some(epoch);
+                                pace.read(epoch, now.elapsed());
+                            }
+                            past_in = more.then_some(Duration::ZERO);
+                        }
+                        Err(wait) => past_in = reader.is_refilling().then_some(wait),
                     }
                 }
                 if let Some(wait) = reader.retry_after() {
@@ -272,8 +282,8 @@ fn ingest<'scope>(
             }
             if behind {
                 activator.activate();
-            } else if refilling {
-                activator.activate_after(past_at.saturating_duration_since(Instant::now()));
+            } else if let Some(wait) = past_in {
+                activator.activate_after(wait);
             }
         }
     });

@@ -157,15 +157,27 @@ impl Ingest {
         Ok(any)
     }
 
-    /// Reads a piece of the past that a refill wants. Answers whether there is more to read, and whether
+    /// Whether the past is being read.
+    pub fn is_refilling(&self) -> bool {
+        self.refilling.as_ref().is_some_and(Refilling::has_more)
+    }
+
+    /// Reads a piece of the past that a refill wants, of so many records at most. Answers whether there is more to read, and whether
     /// there was something to tell.
-    pub fn refill(&mut self, output: &mut Output, book: &Book, source: &dyn Source, worker: usize) -> (bool, bool) {
+    pub fn refill(
+        &mut self,
+        output: &mut Output,
+        book: &Book,
+        source: &dyn Source,
+        (worker, records_max): (usize, u64),
+    ) -> (bool, bool) {
         let number = book.refill().map(|plan| plan.number);
         if number != self.refilling.as_ref().map(|refilling| refilling.number) {
             self.refilling = book.refill().map(|plan| Refilling::open(plan, &self.partitions, source));
         }
         let Some(refilling) = &mut self.refilling else { return (false, false) };
-        let told = refilling.read(&self.partitions, &mut self.inputs, output, &mut self.newest, book, worker);
+        let told =
+            refilling.read(&self.partitions, &mut self.inputs, output, &mut self.newest, book, (worker, records_max));
         let more = refilling.has_more();
         if told {
             self.flush(output);

@@ -12,6 +12,7 @@ pub mod facts;
 mod ingest;
 mod input;
 pub mod job;
+mod pace;
 mod refill;
 mod showing;
 mod speaking;

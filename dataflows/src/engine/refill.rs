@@ -86,7 +86,7 @@ impl Refilling {
         self.parts.iter().filter_map(Part::waits).min()
     }
 
-    /// Reads a piece. Answers whether there is something to tell.
+    /// Reads a piece of so many records at most. Answers whether there is something to tell.
     pub fn read(
         &mut self,
         partitions: &[Partition],
@@ -94,7 +94,7 @@ impl Refilling {
         output: &mut Output,
         newest: &mut NewestRing,
         book: &Book,
-        worker: usize,
+        (worker, records_max): (usize, u64),
     ) -> bool {
         let refill = self.number;
         let mut told = false;
@@ -106,7 +106,7 @@ impl Refilling {
             let partition = &partitions[part.partition];
             let mut reading = Reading::new(output, newest, Some(book));
             reading.of_refill = Some(refill);
-            match part.read(partition, &mut inputs[partition.input], &mut reading) {
+            match part.read(partition, &mut inputs[partition.input], &mut reading, records_max) {
                 Ok(read) => {
                     self.read += read;
                     told = read > 0;
@@ -145,9 +145,11 @@ impl Part {
         partition: &Partition,
         input: &mut Input,
         reading: &mut Reading<'_>,
+        records_max: u64,
     ) -> Result<u64, SourceError> {
         let before = self.next;
-        let polled = self.reader.poll(Budget { until: self.cut, ..BUDGET_BESIDE }, &mut |record| {
+        let until = self.cut.min(Offset(before.0 + records_max));
+        let polled = self.reader.poll(Budget { until, ..BUDGET_BESIDE }, &mut |record| {
             if partition.from_ms.is_some_and(|from| record.timestamp_ms < from) {
                 return;
             }

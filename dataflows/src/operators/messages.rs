@@ -83,7 +83,7 @@ impl What {
 impl Default for Messages {
     fn default() -> Self {
         Messages {
-            groups: (0..EntityHash::KEY_GROUPS).map(|_| Table::default()).collect(),
+            groups: (0..EntityHash::KEY_GROUPS).map(Table::of_group).collect(),
             versions: Slab::default(),
             lines: Lines::default(),
             spoken: Vec::new(),

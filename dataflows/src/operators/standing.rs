@@ -85,7 +85,7 @@ impl Standing {
             keep_of: Vec::new(),
             event_time,
             detailed,
-            groups: (0..EntityHash::KEY_GROUPS).map(|_| Table::default()).collect(),
+            groups: (0..EntityHash::KEY_GROUPS).map(Table::of_group).collect(),
             lines: Lines::default(),
             more: Slab::default(),
             sets: Slab::default(),

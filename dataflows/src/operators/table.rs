@@ -6,6 +6,9 @@
 //! of the slots are in use and, but for the smallest tables, at least 0.79. An entry is 32 bytes, so
 //! an entity takes 37 to 41.
 //!
+//! The tables of all key groups have about as many entries each. Lest they all grow within a moment,
+//! each has sizes of its own: see [`Table::of_group`].
+//!
 //! Ordered hashing: Amble and Knuth, "Ordered hash tables", The Computer Journal 17(2), 1974.
 
 use crate::claim::{EntityHash, OrderKey, Position};
@@ -46,6 +49,8 @@ pub struct Table {
     slots: Vec<Entry>,
     homes: usize,
     len: usize,
+    /// In 1,024ths: where its sizes lie between those of the first table and the tenth more that is next.
+    phase: u16,
 }
 
 /// Where an entity's entry is or would be; good until the table is changed otherwise.
@@ -58,6 +63,19 @@ pub struct Slot {
 impl Table {
     /// Free slots past the last home, and how many are added when a run at the end has used them up.
     const SLACK: usize = 24;
+
+    /// From here on a table grows by a tenth; it doubles before.
+    const SMALL: usize = 128;
+
+    /// The table of that key group, without entries.
+    pub fn of_group(group: usize) -> Self {
+        Table { phase: (group % 1_024) as u16, ..Table::default() }
+    }
+
+    /// So many homes and, by the table's phase, up to a tenth more.
+    fn phased(&self, homes: usize) -> usize {
+        homes + homes * usize::from(self.phase) / 10_240
+    }
 
     fn key(entity: EntityHash) -> (u64, u32) {
         // The key group is the top ten bits of `high`; what follows is moved up into their place.
@@ -146,10 +164,10 @@ impl Table {
             }
         }
         if kept == 0 {
-            *self = Table::default();
+            *self = Table { phase: self.phase, ..Table::default() };
         } else if kept < self.len {
             // As large as growing would have made it, and not smaller than what must fit.
-            self.resize((kept * 8 / 7 + kept / 20 + 1).max(16));
+            self.resize(self.phased(kept * 8 / 7 + 1).max(16));
         }
         self.len = kept;
     }
@@ -163,7 +181,12 @@ impl Table {
     }
 
     fn grow(&mut self) {
-        self.resize((self.homes + self.homes / 10).max(16).max(self.homes + 1));
+        let homes = match self.homes * 2 {
+            small if small < Self::SMALL => small.max(16),
+            Self::SMALL => self.phased(Self::SMALL),
+            _ => self.homes + self.homes.div_ceil(10),
+        };
+        self.resize(homes);
     }
 
     fn resize(&mut self, homes: usize) {
