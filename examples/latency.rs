@@ -252,26 +252,6 @@ impl Server {
             total.record(us(read - one.due))?;
             beyond.record(us(read.saturating_duration_since(one.answered)))?;
         }
-        if std::env::var_os("PER_S").is_some() {
-            let mut by: std::collections::BTreeMap<u64, Vec<u64>> = Default::default();
-            for one in &all {
-                let (_, read) = seen[seen.partition_point(|(read, _)| *read < one.end)];
-                by.entry((one.due - began).as_millis() as u64 / 500)
-                    .or_default()
-                    .push(read.saturating_duration_since(one.answered).as_micros() as u64);
-            }
-            for (s, mut v) in by {
-                v.sort();
-                eprintln!(
-                    "{:5.1} p50 {:7} p90 {:7} p99 {:7} max {:7}",
-                    s as f64 / 2.0,
-                    v[v.len() / 2],
-                    v[v.len() * 9 / 10],
-                    v[v.len() * 99 / 100],
-                    v[v.len() - 1]
-                );
-            }
-        }
         println!("{batches} batches of {BATCH} records at {records_per_s} records/s, {} events", seen.len());
         for (name, h) in
             [("append, with its sync", &append), ("until the event was read", &total), ("beyond the append", &beyond)]

@@ -14,5 +14,14 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    keep_pages_small();
     cli::main()
+}
+
+/// State that grows would otherwise come upon a page of 2 MiB now and then, and wait while the kernel
+/// clears all of it: up to 7 ms on a virtual machine, for 7 % less CPU. Child processes inherit it.
+fn keep_pages_small() {
+    #[cfg(target_os = "linux")]
+    // A kernel that knows no such pages gives none.
+    rustix::thread::disable_transparent_huge_pages(true).ok();
 }
