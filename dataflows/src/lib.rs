@@ -12,6 +12,7 @@
 //! computes the same by a plain fold, to compare.
 
 pub mod accounting;
+pub mod checkpoint;
 pub mod claim;
 pub mod decode;
 pub mod engine;

@@ -257,6 +257,7 @@ impl Bench {
         let (send, events) = channel();
         let send = Mutex::new(send);
         let engine = Engine::start(EngineConfig {
+            checkpoints: None,
             workers,
             hash_key: HashKey([17, 4]),
             source: source.clone(),
@@ -274,6 +275,7 @@ impl Bench {
             InstallInput { topic, partitions, from_ms: None, until_ms: None }
         });
         let install = Install {
+            keep: None,
             job: JobId(1),
             spec: spec.clone(),
             inputs: inputs.collect(),
@@ -314,7 +316,7 @@ impl Bench {
                 }
                 EngineEvent::Failed { error, .. } => self.failed = Some(error),
                 EngineEvent::Polls { event, .. } => self.poll_events.push(event),
-                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
+                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::TakenUp { .. } | EngineEvent::Checkpoint { .. } | EngineEvent::Removed { .. } => {}
             }
         }
     }

@@ -63,6 +63,23 @@ pub enum EngineEvent {
     Polls { job: JobId, event: PollEvent },
     /// The job's dataflow is gone from every worker.
     Removed { job: JobId },
+    /// The job goes on from a checkpoint; with those that were of no use, and why. Or from its inputs'
+    /// beginnings.
+    TakenUp { job: JobId, from: Option<(u64, Epoch)>, passed_over: Vec<(u64, String)> },
+    /// What became of the checkpoint that a command of this number asked for.
+    Checkpoint { job: JobId, number: u64, event: CheckpointEvent },
+}
+
+/// What became of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckpointEvent {
+    /// It is there: of which epoch, since when, how many ms after its epoch was over, what it has added to
+    /// the store, and all it needs there.
+    Taken { epoch: Epoch, at_ms: i64, ms: u64, bytes: u64, held_bytes: u64 },
+    /// It can't be written, and is tried again or not.
+    Failed { error: String, again: bool },
+    /// Another engine has taken the job up.
+    Fenced,
 }
 
 /// What became of a change of polls.

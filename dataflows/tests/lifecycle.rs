@@ -79,6 +79,7 @@ impl Node {
             halt: None,
             beside: false,
             polls: Vec::new(),
+            keep: None,
         };
         change(&mut install);
         self.results.insert(install.job, JobResults::new(Shape::of(spec, &install.inputs)));

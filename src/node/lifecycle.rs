@@ -232,6 +232,7 @@ impl Node {
             halt: None,
             beside: false,
             polls: Vec::new(),
+            keep: None,
         };
         graph(&install, Arc::new(BuiltinFormats))
     }

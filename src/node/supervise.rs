@@ -296,6 +296,7 @@ pub fn install_beside(plan: &Plan, first_epoch: Epoch, epoch_limit: Epoch) -> Co
         halt: None,
         beside: true,
         polls: Vec::new(),
+        keep: None,
     }))
 }
 

@@ -50,6 +50,12 @@ impl EpochClock {
         self.wake_all();
     }
 
+    /// Looks at the epoch that is open while it can't end.
+    pub fn hold<R>(&self, look: impl FnOnce(u64) -> R) -> R {
+        let _state = self.lock();
+        look(self.current())
+    }
+
     /// More epochs were reserved.
     pub fn raise_limit(&self, limit: Epoch) {
         self.limit.fetch_max(limit.0, Ordering::AcqRel);

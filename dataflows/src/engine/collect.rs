@@ -2,12 +2,14 @@
 //! passed it, tells the node what changed.
 
 use crate::claim::LineId;
+use crate::engine::checkpoints::Piece;
 use crate::engine::facts::{ClaimChanges, Fact, NEWEST_KEPT, Newest};
 use crate::engine::job::{Failure, Job};
 use crate::engine::showing::Showing;
+use crate::engine::taking::Taker;
+use crate::engine::told::{Line, Told};
 use crate::ids::Epoch;
 use crate::number::Decimal;
-use crate::operators::extremes::Extreme;
 use crate::operators::tally::Sums;
 use crate::spec::Aggregate;
 use crate::update::{EngineEvent, EpochUpdate, PollEvent, ReadTo};
@@ -24,46 +26,34 @@ pub struct Collector {
     workers: usize,
     /// Facts of epochs that are still open.
     open: BTreeMap<u64, Vec<Fact>>,
-    lines: HashMap<LineId, Line>,
-    subjects: HashMap<u64, String>,
+    told: Told,
+    /// The epoch in which it is told what the job goes on from, until that has closed.
+    restored: Option<Epoch>,
     /// By halt, how many workers have stopped.
     halted: BTreeMap<u64, usize>,
     /// Of a `polls` job, which of its polls are shown.
     showing: Option<Showing>,
 }
 
-struct Line {
-    subject: String,
-    group: Vec<String>,
-    sums: Sums,
-    extreme: Extreme,
-}
-
 /// What closed epochs come to.
 #[derive(Default)]
-struct Told {
+struct Closed {
     update: EpochUpdate,
     halted: Vec<u64>,
     polls: Vec<PollEvent>,
 }
 
-impl Line {
-    /// The line of a poll's option, with nothing in it yet.
-    fn named(poll: &str, option: String) -> Self {
-        Line { subject: poll.to_owned(), group: vec![option], sums: Sums::default(), extreme: Extreme::default() }
-    }
-}
-
 impl Collector {
-    pub fn new(job: Arc<Job>, aggregates: Vec<Aggregate>, workers: usize) -> Self {
+    /// `restored`: in which epoch it is told what the job goes on from.
+    pub fn new(job: Arc<Job>, aggregates: Vec<Aggregate>, workers: usize, restored: Option<Epoch>) -> Self {
         Collector {
             showing: job.book().map(|_| Showing::new(job.clone(), workers)),
             job,
             aggregates,
             workers,
             open: BTreeMap::new(),
-            lines: HashMap::new(),
-            subjects: HashMap::new(),
+            told: Told::default(),
+            restored,
             halted: BTreeMap::new(),
         }
     }
@@ -79,8 +69,29 @@ impl Collector {
         }
     }
 
-    /// Tells what changed in the epochs before `frontier` (all of them without one).
-    pub fn close(&mut self, frontier: Option<u64>) {
+    /// Tells what changed in the epochs before `frontier` (all of them without one). What is restored, and
+    /// what a checkpoint ends with, are told by themselves.
+    pub fn close(&mut self, frontier: Option<u64>, taker: &mut Taker) {
+        let has_passed = |epoch: u64| frontier.is_none_or(|frontier| epoch < frontier);
+        if let Some(restored) = self.restored.take_if(|restored| has_passed(restored.0)) {
+            self.tell(Some(restored.0 + 1));
+            self.told.is_as_written();
+        }
+        if let Some((_, due)) = self.job.due().filter(|(_, due)| has_passed(*due)) {
+            self.tell(Some(due + 1));
+            if taker.take_at_once(due, &mut self.told) {
+                if let Some(read) = self.told.offsets.first_key_value().map(|_| self.told.offsets.values()) {
+                    let polls = self.showing.as_ref().map(Showing::keys).unwrap_or_default();
+                    let (offsets, records) = (read.copied().collect(), self.told.records);
+                    self.job.give(Piece::Told { epoch: Epoch(due), offsets, records, polls });
+                }
+                self.job.give(Piece::Done);
+            }
+        }
+        self.tell(frontier);
+    }
+
+    fn tell(&mut self, frontier: Option<u64>) {
         let still_open = match frontier {
             Some(frontier) => self.open.split_off(&frontier),
             None => BTreeMap::new(),
@@ -91,7 +102,7 @@ impl Collector {
             return;
         }
         match self.update(epoch, closed) {
-            Ok(Told { update, halted, polls }) => {
+            Ok(Closed { update, halted, polls }) => {
                 let job = self.job.id;
                 self.job.outbox.send(EngineEvent::Closed { job, update: Box::new(update) });
                 for halt in halted {
@@ -105,7 +116,7 @@ impl Collector {
         }
     }
 
-    fn update(&mut self, epoch: Epoch, closed: BTreeMap<u64, Vec<Fact>>) -> Result<Told, Failure> {
+    fn update(&mut self, epoch: Epoch, closed: BTreeMap<u64, Vec<Fact>>) -> Result<Closed, Failure> {
         let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         let mut update = EpochUpdate { epoch, at_ms, ..EpochUpdate::default() };
         let mut touched = HashSet::new();
@@ -174,20 +185,18 @@ impl Collector {
             polls = showing.settle(&mut update);
             for (poll, lines) in showing.come(&mut update) {
                 for (id, option) in lines {
-                    self.lines.entry(id).or_insert_with(|| Line::named(&poll, option));
+                    self.told.add_line(id, || Line::named(poll.clone(), vec![option]));
                     touched.insert(id);
                 }
             }
             touched.retain(|id| showing.shows(id.subject));
-            if !update.gone.is_empty() {
-                self.lines.retain(|id, _| !update.gone.contains(&id.subject));
-            }
+            self.told.forget(&update.gone);
             totals = showing.totals(totals);
             claims = showing.claims(claims);
             self.showing = Some(showing);
         }
         for id in touched {
-            let stands = self.line(id)?.sums.count != 0 || self.showing.is_some();
+            let stands = self.told.line(id).is_some_and(|line| line.sums.count != 0) || self.showing.is_some();
             let values = if stands { Some(self.values(id)?) } else { None };
             update.lines.push((id, values));
         }
@@ -197,29 +206,34 @@ impl Collector {
                 update.totals.push((subject, total));
             }
         }
+        for (subject, changes) in &claims {
+            self.told.subject_mut(*subject).claims.add(changes);
+        }
+        self.told.records.add(&update.records);
+        self.told.offsets.extend(offsets.iter().map(|(place, read)| (*place, *read)));
         update.offsets = offsets.into_values().collect();
         update.claims = claims.into_iter().collect();
         keep_newest(&mut update.newest);
-        Ok(Told { update, halted, polls })
+        Ok(Closed { update, halted, polls })
     }
 
     /// Whether a line is known by name; those of a poll that is gone are not.
     fn names_line(&mut self, id: LineId) -> bool {
-        let Some(showing) = self.showing.as_ref().filter(|_| !self.lines.contains_key(&id)) else { return true };
+        let Some(showing) = self.showing.as_ref().filter(|_| self.told.line(id).is_none()) else { return true };
         let Some((poll, option)) = showing.name(id) else { return false };
-        self.lines.insert(id, Line::named(&poll, option));
+        self.told.add_line(id, || Line::named(poll, vec![option]));
         true
     }
 
     fn line(&mut self, id: LineId) -> Result<&mut Line, Failure> {
-        self.lines.get_mut(&id).ok_or_else(|| Failure::new("a line changed before it was named; this is a defect"))
+        self.told.line_mut(id).ok_or_else(|| Failure::new("a line changed before it was named; this is a defect"))
     }
 
     fn name_subject(&mut self, id: u64, name: String, update: &mut EpochUpdate) -> Result<(), Failure> {
-        match self.subjects.get(&id) {
+        match self.told.subject(id).and_then(|subject| subject.name.as_ref()) {
             None => {
                 update.subjects.push((id, name.clone()));
-                self.subjects.insert(id, name);
+                self.told.subject_mut(id).name = Some(name);
                 Ok(())
             }
             Some(known) if *known == name => Ok(()),
@@ -234,11 +248,10 @@ impl Collector {
         group: Vec<String>,
         update: &mut EpochUpdate,
     ) -> Result<(), Failure> {
-        match self.lines.get(&id) {
+        match self.told.line(id) {
             None => {
                 update.names.push((id, group.clone()));
-                let line = Line { subject, group, sums: Sums::default(), extreme: Extreme::default() };
-                self.lines.insert(id, line);
+                self.told.add_line(id, || Line::named(subject, group));
                 Ok(())
             }
             Some(known) if known.group == group => Ok(()),
@@ -247,7 +260,8 @@ impl Collector {
     }
 
     fn values(&self, id: LineId) -> Result<Vec<Decimal>, Failure> {
-        let line = &self.lines[&id];
+        let unnamed = || Failure::new("a line changed before it was named; this is a defect");
+        let line = self.told.line(id).ok_or_else(unnamed)?;
         let mut distinct = line.extreme.distinct.iter();
         let values = self.aggregates.iter().map(|aggregate| {
             Some(match aggregate {
@@ -273,7 +287,7 @@ impl Collector {
         match self.aggregates.first() {
             Some(Aggregate::Count) => Ok(Decimal::from_int(sums.count)),
             _ => fit(sums.sum).ok_or_else(|| {
-                let subject = self.subjects.get(&subject).map_or("", String::as_str);
+                let subject = self.told.subject(subject).and_then(|subject| subject.name.as_deref()).unwrap_or_default();
                 Failure::new(format!("the total of subject {subject:?} is beyond the fixed point (about 1.7e20)"))
             }),
         }
@@ -346,12 +360,13 @@ mod tests {
             halt: None,
             beside: false,
             polls: vec![],
+            keep: None,
         };
         let (send, events) = mpsc::channel();
         let send = Mutex::new(send);
         let outbox = Outbox::new(Arc::new(move |event| send.lock().unwrap().send(event).unwrap()), Arc::default());
         let formats = Arc::new(crate::testing::PlainFormats);
-        let job = Arc::new(Job::new(&install, formats, crate::claim::HashKey([1, 2]), outbox));
+        let job = Arc::new(Job::new(&install, formats, crate::claim::HashKey([1, 2]), outbox, Default::default()));
         let mut collector = Collector::new(job, spec.aggregates, 1);
 
         let sums = |count| Sums { count, sum: I256::ZERO };

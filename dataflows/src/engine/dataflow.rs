@@ -12,14 +12,17 @@
 //!            '--facts-------------'------------'----------------------------------------'
 //! ```
 
+use crate::checkpoint::Kind;
 use crate::claim::{Claim, EntityHash, LineId};
 use crate::engine::collect::Collector;
 use crate::engine::facts::Fact;
 use crate::engine::ingest::{Ingest, Output};
 use crate::engine::job::{Halt, Install, Job};
 use crate::engine::pace::Pace;
+use crate::engine::restoring::Restoring;
 use crate::engine::speaking;
 use crate::engine::stash::Stash;
+use crate::engine::taking::Taker;
 use crate::jobs::polls::book::Book;
 use crate::operators::extremes::{Detail, Extremes};
 use crate::operators::messages::Version;
@@ -85,9 +88,16 @@ pub fn build<'scope>(
     job: &Arc<Job>,
     install: &Install,
     source: &Arc<dyn Source>,
+    alive: &dyn Fn(),
 ) -> Control {
     let probe = ProbeHandle::new();
-    let (control, ingested) = ingest(scope, job, install, source, probe.clone());
+    let place = (scope.index(), scope.peers());
+    let from = Restoring::of(job, install.first_epoch, place, alive).unwrap_or_else(|failure| {
+        job.fail(failure);
+        None
+    });
+    let from = from.as_ref();
+    let (control, ingested) = ingest(scope, job, install, source, probe.clone(), from);
     let Streams { mut sums, mut details, mut facts, claims, messages } = ingested;
     let mut extremes = None;
     let aggregates = match &install.spec.dataflow {
@@ -95,7 +105,7 @@ pub fn build<'scope>(
             let keep = install.spec.keeping(job.formats.as_ref()).keep;
             if keep != Keep::All {
                 let standing = Standing::new(Keeps::Same(keep), spec.order.is_some(), spec.is_detailed());
-                let stood = stand(claims, standing, job);
+                let stood = stand(claims, standing, job, from);
                 sums = stood.sums;
                 details = stood.details;
                 facts = scope.concatenate([facts, stood.facts]);
@@ -108,9 +118,9 @@ pub fn build<'scope>(
                 let job = job.clone();
                 move |subject| job.book().map_or(Keep::Last, |book| book.keep_of(subject))
             };
-            let stood = stand(claims, Standing::new(Keeps::BySubject(Box::new(keep_of)), true, false), job);
-            let said = speaking::messages(messages, job);
-            let spoken = speaking::people(said.spoken, job);
+            let stood = stand(claims, Standing::new(Keeps::BySubject(Box::new(keep_of)), true, false), job, from);
+            let said = speaking::messages(messages, job, from);
+            let spoken = speaking::people(said.spoken, job, from);
             sums = scope.concatenate([sums, stood.sums, said.sums, spoken.sums]);
             facts = scope.concatenate([facts, stood.facts, said.facts, spoken.facts]);
             vec![Aggregate::Count]
@@ -126,10 +136,10 @@ pub fn build<'scope>(
     });
     let mut told = vec![facts, lines, totals];
     if let Some(extremes) = extremes {
-        told.push(extreme(details, extremes));
+        told.push(extreme(details, extremes, job, from));
     }
-    let collector = Collector::new(job.clone(), aggregates, scope.peers());
-    collect(scope.concatenate(told), collector, install.job.0).probe_with(&probe);
+    let collector = Collector::new(job.clone(), aggregates, scope.peers(), from.map(|from| from.epoch));
+    collect(scope.concatenate(told), collector, install.job.0, job).probe_with(&probe);
     control
 }
 
@@ -154,6 +164,7 @@ fn ingest<'scope>(
     install: &Install,
     source: &Arc<dyn Source>,
     probe: ProbeHandle<u64>,
+    from: Option<&Restoring<'_>>,
 ) -> (Control, Streams<'scope>) {
     let mut builder = OperatorBuilder::new("Ingest".to_owned(), scope);
     let info = builder.operator_info();
@@ -179,7 +190,16 @@ fn ingest<'scope>(
         arrival.lock().unwrap_or_else(std::sync::PoisonError::into_inner).activate().ok();
     });
     job.clock.register(clock_waker);
-    let mut ingest = match Ingest::open(job, install, source.as_ref(), (scope.index(), scope.peers()), arrival) {
+    let offsets = from.map(Restoring::offsets).unwrap_or_default();
+    let mut seeds = from.and_then(|from| match from.seeds() {
+        Ok(seeds) => Some((from.epoch.0, seeds)),
+        Err(failure) => {
+            job.fail(failure);
+            None
+        }
+    });
+    let place = (scope.index(), scope.peers());
+    let mut ingest = match Ingest::open(job, install, source.as_ref(), place, arrival, &offsets) {
         Ok(ingest) => Some(ingest),
         Err(failure) => {
             job.fail(failure);
@@ -198,6 +218,11 @@ fn ingest<'scope>(
         let mut turns = 0u64;
         let mut pace = Pace::new(Instant::now());
         move |_frontiers| {
+            if let Some((epoch, seeds)) = seeds.take() {
+                let sums = seeds.sums.into_iter().map(|(line, sums)| (line, epoch, sums));
+                sums_out.activate().session(&capabilities[1].delayed(&epoch)).give_iterator(sums);
+                facts_out.activate().session(&capabilities[3].delayed(&epoch)).give_iterator(seeds.facts.into_iter());
+            }
             let epoch = job.clock.current();
             if *capabilities[0].time() < epoch {
                 capabilities.iter_mut().for_each(|capability| capability.downgrade(&epoch));
@@ -290,9 +315,23 @@ fn ingest<'scope>(
     (control, Streams { claims, messages, sums, details, facts })
 }
 
-fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing, job: &Arc<Job>) -> Stood<'scope> {
+fn stand<'scope>(
+    claims: StreamVec<'scope, u64, Claim>,
+    mut standing: Standing,
+    job: &Arc<Job>,
+    from: Option<&Restoring<'_>>,
+) -> Stood<'scope> {
     let scope = claims.scope();
     let mut builder = OperatorBuilder::new("Standing".to_owned(), scope);
+    let mut taker = Taker::new(job, scope.activator_for(builder.operator_info().address));
+    let mut restored = None;
+    if let Some(from) = from {
+        let groups = from.each_group(Kind::Standing, |group, frames| {
+            standing.restore(group, frames, |subject| from.is_kept(subject))
+        });
+        groups.unwrap_or_else(|failure| job.fail(failure));
+        restored = Some((from.epoch.0, standing.take_changes().details));
+    }
     let mut sweeper = Sweeper::new(job, scope.activator_for(builder.operator_info().address));
     let mut input = builder.new_input(claims, Exchange::new(|c: &Claim| c.entity.key_group() as u64));
     let (sums_out, sums) = builder.new_output();
@@ -301,12 +340,21 @@ fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing, 
     let mut sums_out = OutputBuilder::<_, VecBuilder<(LineId, u64, Sums)>>::from(sums_out);
     let mut details_out = OutputBuilder::<_, VecBuilder<(LineId, Detail, i64)>>::from(details_out);
     let mut facts_out = OutputBuilder::<_, VecBuilder<Fact>>::from(facts_out);
-    builder.build(move |_capabilities| {
+    builder.build(move |capabilities| {
         let mut stash = Stash::new(3);
+        let mut restored = restored.map(|(epoch, details)| (capabilities[1].delayed(&epoch), details));
+        drop(capabilities);
         move |frontiers| {
+            if let Some((capability, mut details)) = restored.take() {
+                details_out.activate().session(&capability).give_container(&mut details);
+            }
             input.for_each(|capability, claims| stash.push(capability, claims));
             while let Some(passed) = stash.pop(&frontiers[0]) {
+                taker.before(passed.epoch, &standing);
                 for claims in passed.batches {
+                    if taker.is_taking() {
+                        claims.iter().for_each(|claim| taker.before_group(claim.entity.key_group(), &mut standing));
+                    }
                     standing.apply(claims);
                 }
                 let mut changes = standing.take_changes();
@@ -317,7 +365,8 @@ fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing, 
                 sums_out.activate().session(&passed.capabilities[0]).give_iterator(lines);
                 details_out.activate().session(&passed.capabilities[1]).give_container(&mut changes.details);
             }
-            sweeper.sweep(|group, book| {
+            taker.go_on(&frontiers[0], &mut standing);
+            sweeper.sweep(&taker, |group, book| {
                 standing.sweep(group, |subject| book.entry(subject).is_some_and(|entry| !entry.sealed));
             });
         }
@@ -328,16 +377,44 @@ fn stand<'scope>(claims: StreamVec<'scope, u64, Claim>, mut standing: Standing, 
 fn extreme<'scope>(
     details: StreamVec<'scope, u64, (LineId, Detail, i64)>,
     mut extremes: Extremes,
+    job: &Arc<Job>,
+    from: Option<&Restoring<'_>>,
 ) -> StreamVec<'scope, u64, Fact> {
-    let exchange = Exchange::new(|(line, ..): &(LineId, Detail, i64)| line.group ^ line.subject);
-    details.unary_frontier::<VecBuilder<Fact>, _, _, _>(exchange, "Extremes", |_capability, _info| {
+    let scope = details.scope();
+    let exchange = Exchange::new(|(line, ..): &(LineId, Detail, i64)| Extremes::group(*line) as u64);
+    let fact = |(id, extreme)| Fact::Extreme { id, extreme };
+    details.unary_frontier::<VecBuilder<Fact>, _, _, _>(exchange, "Extremes", |capability, info| {
         let mut stash = Stash::new(1);
+        let mut taker = (!extremes.is_told_anew()).then(|| Taker::new(job, scope.activator_for(info.address)));
+        let mut restored = None;
+        if let Some(from) = from.filter(|_| taker.is_some()) {
+            let mut told = Vec::new();
+            let groups = from.each_group(Kind::Extremes, |group, frames| {
+                told.extend(extremes.restore(group, frames)?);
+                Ok(())
+            });
+            groups.unwrap_or_else(|failure| job.fail(failure));
+            restored = Some((capability.delayed(&from.epoch.0), told));
+        }
+        drop(capability);
         move |(input, frontier), output| {
+            if let Some((capability, told)) = restored.take() {
+                output.session(&capability).give_iterator(told.into_iter().map(fact));
+            }
             input.for_each(|capability, details| stash.push(capability, details));
             while let Some(passed) = stash.pop(frontier) {
-                let details = passed.batches.into_iter().flatten().collect();
-                let facts = extremes.apply(details).into_iter().map(|(id, extreme)| Fact::Extreme { id, extreme });
+                let details: Vec<_> = passed.batches.into_iter().flatten().collect();
+                if let Some(taker) = &mut taker {
+                    taker.before(passed.epoch, &extremes);
+                    if taker.is_taking() {
+                        details.iter().for_each(|(line, ..)| taker.before_group(Extremes::group(*line), &mut extremes));
+                    }
+                }
+                let facts = extremes.apply(details).into_iter().map(fact);
                 output.session(&passed.capabilities[0]).give_iterator(facts);
+            }
+            if let Some(taker) = &mut taker {
+                taker.go_on(frontier, &mut extremes);
             }
         }
     })
@@ -347,11 +424,14 @@ fn collect<'scope>(
     facts: StreamVec<'scope, u64, Fact>,
     mut collector: Collector,
     home: u64,
+    job: &Arc<Job>,
 ) -> StreamVec<'scope, u64, ()> {
-    facts.unary_frontier::<VecBuilder<()>, _, _, _>(Exchange::new(move |_| home), "Collect", |_capability, _info| {
+    let scope = facts.scope();
+    facts.unary_frontier::<VecBuilder<()>, _, _, _>(Exchange::new(move |_| home), "Collect", |_capability, info| {
+        let mut taker = Taker::new(job, scope.activator_for(info.address));
         move |(input, frontier), _output| {
             input.for_each(|capability, facts| collector.gather(*capability.time(), std::mem::take(facts)));
-            collector.close(frontier.frontier().first().copied());
+            collector.close(frontier.frontier().first().copied(), &mut taker);
         }
     })
 }
@@ -373,8 +453,12 @@ impl Sweeper {
         Sweeper { job: job.clone(), activator, begun: 0, next: EntityHash::KEY_GROUPS }
     }
 
-    /// Lets `sweep` have the next key groups if there is something to give up.
-    pub fn sweep(&mut self, mut sweep: impl FnMut(usize, &Book)) {
+    /// Lets `sweep` have the next key groups if there is something to give up; not while a checkpoint is to
+    /// have them as they were.
+    pub fn sweep(&mut self, taker: &Taker, mut sweep: impl FnMut(usize, &Book)) {
+        if !taker.is_idle() {
+            return;
+        }
         let Some(book) = self.job.book() else { return };
         if book.sweeps() > self.begun {
             self.begun = book.sweeps();

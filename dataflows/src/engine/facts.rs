@@ -53,6 +53,16 @@ pub struct RecordChanges {
     pub matched: i64,
 }
 
+impl RecordChanges {
+    /// Adds other changes.
+    pub fn add(&mut self, other: &RecordChanges) {
+        self.read += other.read;
+        self.rejected += other.rejected;
+        self.irrelevant += other.irrelevant;
+        self.matched += other.matched;
+    }
+}
+
 /// What became of a subject's claims: to be added; a counted claim may become another class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimChanges {

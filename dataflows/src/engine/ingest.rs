@@ -13,6 +13,7 @@ use crate::operators::extremes::Detail;
 use crate::operators::messages::Version;
 use crate::operators::tally::Sums;
 use crate::source::{Budget, PartitionSource, Source, Waker};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// What one turn of the source may read before other operators get theirs.
@@ -59,26 +60,28 @@ pub struct Partition {
 }
 
 impl Ingest {
-    /// Opens the partitions of worker `index` of `peers`. `waker` is called on arrivals.
+    /// Opens the partitions of worker `index` of `peers`, at `from` where that names them. `waker` is called on arrivals.
     pub fn open(
         job: &Job,
         install: &Install,
         source: &dyn Source,
         (index, peers): (usize, usize),
         waker: Waker,
+        from: &HashMap<(usize, PartitionId), Offset>,
     ) -> Result<Self, Failure> {
         let mut inputs = Vec::new();
         let mut partitions = Vec::new();
         for (number, input) in install.inputs.iter().enumerate() {
             inputs.push(Input::new(job, install, number)?);
             for start in input.partitions.iter().filter(|p| p.partition.0 as usize % peers == index) {
-                let reader = source.open(&input.topic, start.partition, start.from, waker.clone())?;
+                let from = from.get(&(number, start.partition)).copied().unwrap_or(start.from);
+                let reader = source.open(&input.topic, start.partition, from, waker.clone())?;
                 partitions.push(Partition {
                     input: number,
                     id: start.partition,
                     topic: input.topic.clone(),
                     reader: Some(reader),
-                    next: start.from,
+                    next: from,
                     until: start.until,
                     halt: None,
                     trouble: None,

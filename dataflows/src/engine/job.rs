@@ -1,8 +1,10 @@
 //! A job as the engine runs it.
 
+use crate::checkpoint::manifest::{Loaded, Place};
 use crate::claim::{HashKey, Position};
 use crate::decode::Formats;
 use crate::engine::PollChange;
+use crate::engine::checkpoints::{Message, Piece};
 use crate::engine::clock::EpochClock;
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::jobs::polls::book::Book;
@@ -12,7 +14,8 @@ use crate::spec::{Dataflow, JobSpec};
 use crate::update::{EngineEvent, JobId, PollEvent};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A job with its bounds resolved to offsets, as the node sends it to be installed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,8 @@ pub struct Install {
     pub beside: bool,
     /// Of a `polls` job, its polls as they are in force. All of their past is read anew.
     pub polls: Vec<PollInForce>,
+    /// Where its checkpoints lie: it goes on from the newest that is of use.
+    pub keep: Option<Place>,
 }
 
 /// One input, resolved.
@@ -63,6 +68,21 @@ pub struct Halt {
     pub until: Option<Vec<Vec<Offset>>>,
 }
 
+/// What a job goes on from, and what its checkpoints go to.
+#[derive(Clone, Default)]
+pub struct Keeping {
+    pub writer: Option<Sender<Message>>,
+    pub from: Option<Origin>,
+}
+
+/// What a job goes on from.
+#[derive(Clone)]
+pub enum Origin {
+    Checkpoint(Arc<Loaded>),
+    /// Nothing: this must be seen to first.
+    Refused(String),
+}
+
 /// What all workers of the process share of a job.
 pub struct Job {
     pub id: JobId,
@@ -74,6 +94,13 @@ pub struct Job {
     beside: AtomicBool,
     /// Of a `polls` job, its polls.
     book: Option<RwLock<Book>>,
+    /// How many operators of all workers contribute to a checkpoint.
+    pub takers: AtomicUsize,
+    /// The checkpoint that is due, or was last: its number and its epoch.
+    due: Mutex<Option<(u64, u64)>>,
+    writer: Option<Sender<Message>>,
+    /// What it goes on from, until it stands on every worker.
+    from: Mutex<Option<Origin>>,
     /// Set by whoever fails first; nothing is read or told after it.
     failed: AtomicBool,
     /// On how many workers its dataflow was built, and taken down.
@@ -82,8 +109,16 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn new(install: &Install, formats: Arc<dyn Formats>, hash_key: HashKey, outbox: Outbox) -> Self {
-        let clock = EpochClock::new(install.first_epoch, install.epoch_limit);
+    pub fn new(
+        install: &Install,
+        formats: Arc<dyn Formats>,
+        hash_key: HashKey,
+        outbox: Outbox,
+        keeping: Keeping,
+    ) -> Self {
+        // What is restored has an epoch of its own.
+        let first = Epoch(install.first_epoch.0 + u64::from(keeping.from.is_some()));
+        let clock = EpochClock::new(first, install.epoch_limit);
         let book = match &install.spec.dataflow {
             Dataflow::Polls(_) => Some(RwLock::new(Book::new(hash_key, &install.inputs, &install.polls))),
             Dataflow::Tally(_) => None,
@@ -96,9 +131,48 @@ impl Job {
             outbox,
             beside: AtomicBool::new(install.beside),
             book,
+            takers: AtomicUsize::new(0),
+            due: Mutex::new(None),
+            writer: keeping.writer,
+            from: Mutex::new(keeping.from),
             failed: AtomicBool::new(false),
             built: AtomicUsize::new(0),
             taken_down: AtomicUsize::new(0),
+        }
+    }
+
+    /// What it goes on from; the error says what must be seen to before it can.
+    pub fn from(&self) -> Result<Option<Arc<Loaded>>, Failure> {
+        match &*self.from.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(None),
+            Some(Origin::Checkpoint(loaded)) => Ok(Some(loaded.clone())),
+            Some(Origin::Refused(why)) => Err(Failure::new(why.clone())),
+        }
+    }
+
+    /// Begins a checkpoint of the epoch that is open; every worker brings the command, and the first of
+    /// them begins.
+    pub fn begin_checkpoint(&self, number: u64) {
+        self.clock.hold(|epoch| {
+            let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+            if due.is_none_or(|(last, _)| number > last) {
+                let takers = self.takers.load(Ordering::Acquire);
+                self.give(Piece::Begin { number, takers, outbox: self.outbox.clone() });
+                *due = Some((number, epoch));
+            }
+        });
+    }
+
+    /// The number and the epoch of the checkpoint that is due, or was last.
+    pub fn due(&self) -> Option<(u64, u64)> {
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a piece to whoever writes checkpoints.
+    pub fn give(&self, piece: Piece) {
+        if let Some(writer) = &self.writer {
+            // The thread ends with the engine only.
+            writer.send(Message { job: self.id, piece }).ok();
         }
     }
 
@@ -141,6 +215,7 @@ impl Job {
     /// Its dataflow stands on one more worker, of `workers`; the last of them tells.
     pub fn built(&self, workers: usize) {
         if self.built.fetch_add(1, Ordering::AcqRel) + 1 == workers {
+            self.from.lock().unwrap_or_else(PoisonError::into_inner).take();
             self.outbox.send(EngineEvent::Installed { job: self.id });
         }
     }
@@ -149,6 +224,7 @@ impl Job {
     pub fn taken_down(&self, workers: usize) -> bool {
         let last = self.taken_down.fetch_add(1, Ordering::AcqRel) + 1 == workers;
         if last {
+            self.give(Piece::Gone);
             self.outbox.send(EngineEvent::Removed { job: self.id });
         }
         last

@@ -6,20 +6,27 @@
 //! and in programs that embed it.
 
 pub mod clock;
+pub mod checkpoints;
 mod collect;
 mod dataflow;
 pub mod facts;
+mod front;
 mod ingest;
 mod input;
 pub mod job;
 mod pace;
 mod refill;
+mod restoring;
 mod showing;
 mod speaking;
 mod stash;
+mod taking;
+mod told;
 mod trouble;
 mod worker;
 
+use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::manifest::Place;
 use crate::claim::HashKey;
 use crate::decode::Formats;
 use crate::ids::Epoch;
@@ -28,9 +35,12 @@ use crate::spec::polls::{PollInForce, PollKey};
 #[cfg(doc)]
 use crate::update::PollEvent;
 use crate::update::{EngineEvent, Graph, JobId};
-use job::{Halt, Install, Job, Outbox};
+use checkpoints::Message;
+use front::Front;
+use job::{Halt, Install, Job, Keeping, Origin, Outbox};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::Sender;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -49,6 +59,12 @@ pub enum Command {
     /// A job that was installed beside another takes its place: its epochs go on from `at_least`, and it
     /// reads as it can.
     StepForward { job: JobId, at_least: Epoch },
+    /// Has the job's checkpoints lie here from now on, after it was installed without a place for them:
+    /// claims it.
+    Keep { job: JobId, place: Place },
+    /// Writes a checkpoint of the job: [`EngineEvent::Checkpoint`] with this number follows. One at a
+    /// time; numbers rise.
+    Checkpoint { job: JobId, number: u64 },
     /// Changes the definitions of a `polls` job.
     Polls { job: JobId, change: PollChange },
     /// Epochs below this are reserved now.
@@ -88,6 +104,8 @@ pub struct EngineConfig {
     pub hash_key: HashKey,
     pub source: Arc<dyn Source>,
     pub formats: Arc<dyn Formats>,
+    /// Where checkpoints are kept, if they are.
+    pub checkpoints: Option<Arc<dyn CheckpointStore>>,
     /// Gets every event, from any worker's thread; must not block for long.
     pub deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>,
 }
@@ -95,6 +113,8 @@ pub struct EngineConfig {
 /// A running engine. Dropping it stops the workers.
 pub struct Engine {
     shared: Arc<Shared>,
+    /// Commands on their way to the workers, past whoever reads checkpoints. Taken when it is dropped.
+    front: Mutex<Option<Front>>,
     /// Behind a mutex only so that the engine can be shared: it is taken once, when it is dropped.
     guards: Mutex<Option<timely::communication::WorkerGuards<()>>>,
 }
@@ -105,6 +125,9 @@ struct Shared {
     commands: Mutex<VecDeque<Command>>,
     threads: Mutex<Vec<Option<std::thread::Thread>>>,
     jobs: Mutex<HashMap<JobId, Arc<Job>>>,
+    /// What jobs go on from that are about to be installed.
+    origins: Mutex<HashMap<JobId, Origin>>,
+    writer: Option<Sender<Message>>,
     epoch_limit: AtomicU64,
     waiting: Arc<AtomicUsize>,
     /// By worker, when it last came round its loop, in ms since `started`.
@@ -117,11 +140,15 @@ impl Engine {
     /// Starts the workers. Errors: the threads could not be started.
     pub fn start(config: EngineConfig) -> Result<Self, String> {
         let workers = config.workers.max(1);
+        let writer = config.checkpoints.clone().map(checkpoints::start).transpose();
+        let writer = writer.map_err(|error| format!("the thread of checkpoints can't be started: {error}"))?;
         let shared = Arc::new(Shared {
             config,
             commands: Mutex::default(),
             threads: Mutex::new(vec![None; workers]),
             jobs: Mutex::default(),
+            origins: Mutex::default(),
+            writer,
             epoch_limit: AtomicU64::new(0),
             waiting: Arc::default(),
             beats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
@@ -136,13 +163,16 @@ impl Engine {
         );
         let theirs = shared.clone();
         let guards = timely::execute(timely, move |worker| worker::run(worker, &theirs))?;
-        Ok(Engine { shared, guards: Mutex::new(Some(guards)) })
+        let front = Front::start(shared.clone())
+            .map_err(|error| format!("the thread of commands can't be started: {error}"))?;
+        Ok(Engine { shared, front: Mutex::new(Some(front)), guards: Mutex::new(Some(guards)) })
     }
 
     /// Queues a command. All workers take commands in the order of these calls.
     pub fn command(&self, command: Command) {
-        lock(&self.shared.commands).push_back(command);
-        self.wake();
+        if let Some(front) = lock(&self.front).as_ref() {
+            front.pass(command);
+        }
     }
 
     /// To be called for every event that was dealt with: sources wait while too many are not.
@@ -158,26 +188,40 @@ impl Engine {
         Duration::from_millis(now.saturating_sub(oldest))
     }
 
-    fn wake(&self) {
-        lock(&self.shared.threads).iter().flatten().for_each(std::thread::Thread::unpark);
-    }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        drop(lock(&self.front).take());
         self.shared.stop.store(true, Ordering::Release);
-        self.wake();
+        self.shared.wake();
         drop(lock(&self.guards).take());
     }
 }
 
 impl Shared {
+    fn wake(&self) {
+        lock(&self.threads).iter().flatten().for_each(std::thread::Thread::unpark);
+    }
+
+    /// Hands a command to the workers.
+    fn push(&self, command: Command) {
+        lock(&self.commands).push_back(command);
+        self.wake();
+    }
+
+    /// A worker gives a sign of life.
+    fn beat(&self, worker: usize) {
+        self.beats[worker].store(self.started.elapsed().as_millis() as u64, Ordering::Release);
+    }
+
     /// The job, made by the first worker that gets to install it.
     fn job(&self, install: &Install) -> Arc<Job> {
         let mut jobs = lock(&self.jobs);
         let make = || {
             let outbox = Outbox::new(self.config.deliver.clone(), self.waiting.clone());
-            let job = Job::new(install, self.config.formats.clone(), self.config.hash_key, outbox);
+            let keeping = Keeping { writer: self.writer.clone(), from: lock(&self.origins).remove(&install.job) };
+            let job = Job::new(install, self.config.formats.clone(), self.config.hash_key, outbox, keeping);
             job.clock.raise_limit(Epoch(self.epoch_limit.load(Ordering::Acquire)));
             Arc::new(job)
         };

@@ -5,6 +5,7 @@ use crate::claim::LineId;
 use crate::engine::facts::{ClaimChanges, Fact};
 use crate::engine::job::Job;
 use crate::operators::tally::Sums;
+use crate::spec::polls::PollKey;
 use crate::update::{EpochUpdate, PollEvent};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -142,6 +143,12 @@ impl Showing {
             }
         }
         come
+    }
+
+    /// The polls that readers see.
+    pub fn keys(&self) -> Vec<PollKey> {
+        let Some(book) = self.job.book() else { return Vec::new() };
+        self.shown.iter().filter_map(|subject| book.entry(*subject)).map(|entry| entry.in_force.key()).collect()
     }
 
     pub fn shows(&self, subject: u64) -> bool {

@@ -1,10 +1,13 @@
 //! The operators of a `polls` job that messages pass: which version stands, and whose messages count.
 
+use crate::checkpoint::Kind;
 use crate::claim::LineId;
 use crate::engine::dataflow::{Sweeper, VecBuilder};
 use crate::engine::facts::Fact;
 use crate::engine::job::Job;
+use crate::engine::restoring::Restoring;
 use crate::engine::stash::Stash;
+use crate::engine::taking::Taker;
 use crate::operators::messages::{Messages, Version};
 use crate::operators::people::{People, Spoken};
 use crate::operators::tally::Sums;
@@ -27,10 +30,22 @@ pub struct Counted<'scope> {
     pub facts: StreamVec<'scope, u64, Fact>,
 }
 
-pub fn messages<'scope>(versions: StreamVec<'scope, u64, Version>, job: &Arc<Job>) -> Said<'scope> {
+pub fn messages<'scope>(
+    versions: StreamVec<'scope, u64, Version>,
+    job: &Arc<Job>,
+    from: Option<&Restoring<'_>>,
+) -> Said<'scope> {
     let scope = versions.scope();
     let mut builder = OperatorBuilder::new("Messages".to_owned(), scope);
     let mut sweeper = Sweeper::new(job, scope.activator_for(builder.operator_info().address));
+    let mut taker = Taker::new(job, scope.activator_for(builder.operator_info().address));
+    let mut messages = Messages::default();
+    if let Some(from) = from {
+        let groups = from.each_group(Kind::Messages, |group, frames| {
+            messages.restore(group, frames, |subject| from.is_kept(subject))
+        });
+        groups.unwrap_or_else(|failure| job.fail(failure));
+    }
     let mut input = builder.new_input(versions, Exchange::new(|v: &Version| v.message.key_group() as u64));
     let (sums_out, sums) = builder.new_output();
     let (facts_out, facts) = builder.new_output();
@@ -41,10 +56,14 @@ pub fn messages<'scope>(versions: StreamVec<'scope, u64, Version>, job: &Arc<Job
     let job = job.clone();
     builder.build(move |_capabilities| {
         let mut stash = Stash::new(3);
-        let mut messages = Messages::default();
         move |frontiers| {
             input.for_each(|capability, versions| stash.push(capability, versions));
             while let Some(passed) = stash.pop(&frontiers[0]) {
+                taker.before(passed.epoch, &messages);
+                if taker.is_taking() {
+                    let groups = passed.batches.iter().flatten().map(|version| version.message.key_group());
+                    groups.for_each(|group| taker.before_group(group, &mut messages));
+                }
                 if let Some(book) = job.book() {
                     passed.batches.into_iter().for_each(|versions| messages.apply(versions, &book));
                 }
@@ -56,16 +75,29 @@ pub fn messages<'scope>(versions: StreamVec<'scope, u64, Version>, job: &Arc<Job
                 facts_out.activate().session(&passed.capabilities[1]).give_iterator(claims.chain(newest));
                 spoken_out.activate().session(&passed.capabilities[2]).give_container(&mut said);
             }
-            sweeper.sweep(|group, book| messages.sweep(group, book));
+            taker.go_on(&frontiers[0], &mut messages);
+            sweeper.sweep(&taker, |group, book| messages.sweep(group, book));
         }
     });
     Said { sums, facts, spoken }
 }
 
-pub fn people<'scope>(spoken: StreamVec<'scope, u64, Spoken>, job: &Arc<Job>) -> Counted<'scope> {
+pub fn people<'scope>(
+    spoken: StreamVec<'scope, u64, Spoken>,
+    job: &Arc<Job>,
+    from: Option<&Restoring<'_>>,
+) -> Counted<'scope> {
     let scope = spoken.scope();
     let mut builder = OperatorBuilder::new("People".to_owned(), scope);
     let mut sweeper = Sweeper::new(job, scope.activator_for(builder.operator_info().address));
+    let mut taker = Taker::new(job, scope.activator_for(builder.operator_info().address));
+    let mut people = People::default();
+    if let Some(from) = from {
+        let groups = from.each_group(Kind::People, |group, frames| {
+            people.restore(group, frames, |subject| from.is_kept(subject))
+        });
+        groups.unwrap_or_else(|failure| job.fail(failure));
+    }
     let mut input = builder.new_input(spoken, Exchange::new(|s: &Spoken| s.person.who.key_group() as u64));
     let (sums_out, sums) = builder.new_output();
     let (facts_out, facts) = builder.new_output();
@@ -74,10 +106,14 @@ pub fn people<'scope>(spoken: StreamVec<'scope, u64, Spoken>, job: &Arc<Job>) ->
     let job = job.clone();
     builder.build(move |_capabilities| {
         let mut stash = Stash::new(2);
-        let mut people = People::default();
         move |frontiers| {
             input.for_each(|capability, spoken| stash.push(capability, spoken));
             while let Some(passed) = stash.pop(&frontiers[0]) {
+                taker.before(passed.epoch, &people);
+                if taker.is_taking() {
+                    let groups = passed.batches.iter().flatten().map(|spoken| spoken.person.who.key_group());
+                    groups.for_each(|group| taker.before_group(group, &mut people));
+                }
                 if let Some(book) = job.book() {
                     passed.batches.into_iter().for_each(|spoken| people.apply(spoken, &book));
                 }
@@ -88,7 +124,8 @@ pub fn people<'scope>(spoken: StreamVec<'scope, u64, Spoken>, job: &Arc<Job>) ->
                 let newest = people.take_newest().map(Fact::Newest);
                 facts_out.activate().session(&passed.capabilities[1]).give_iterator(claims.chain(newest));
             }
-            sweeper.sweep(|group, book| people.sweep(group, book));
+            taker.go_on(&frontiers[0], &mut people);
+            sweeper.sweep(&taker, |group, book| people.sweep(group, book));
         }
     });
     Counted { sums, facts }

@@ -2,7 +2,7 @@
 
 use crate::claim::HashKey;
 use crate::engine::dataflow::{Control, build};
-use crate::engine::job::{Install, Job, Outbox};
+use crate::engine::job::{Install, Job, Keeping, Outbox};
 use crate::engine::{Command, Shared, lock};
 use crate::ids::{Offset, PartitionId};
 use crate::source::{PartitionSource, Source, SourceError, TopicState, Waker};
@@ -35,7 +35,7 @@ pub fn run(worker: &mut Worker, shared: &Shared) {
     let mut sequencer = Sequencer::new(worker, Instant::now());
     let mut installed: HashMap<JobId, Installed> = HashMap::new();
     while !shared.stop.load(Ordering::Acquire) {
-        shared.beats[index].store(shared.started.elapsed().as_millis() as u64, Ordering::Release);
+        shared.beat(index);
         if index == 0 {
             let commands = std::mem::take(&mut *lock(&shared.commands));
             commands.into_iter().for_each(|command| sequencer.push(command));
@@ -55,9 +55,11 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
     match command {
         Command::Install(install) => {
             let job = shared.job(&install);
+            let worker_index = worker.index();
             let dataflow = worker.next_dataflow_index();
             let source = &shared.config.source;
-            let control = worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source));
+            let alive = || shared.beat(worker_index);
+            let control = worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source, &alive));
             control.halt(install.halt.clone());
             job.built(worker.peers());
             installed.insert(install.job, Installed { dataflow, control, job, poll_changes: 0 });
@@ -94,6 +96,14 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
                 installed.control.polls_changed();
             }
         }
+        Command::Checkpoint { job, number } => {
+            if let Some(job) = installed.get(&job) {
+                job.job.begin_checkpoint(number);
+                job.control.announce();
+            }
+        }
+        // It was dealt with before it came here.
+        Command::Keep { .. } => {}
         Command::RaiseEpochLimit(limit) => {
             shared.epoch_limit.fetch_max(limit.0, Ordering::AcqRel);
             for job in installed.values() {
@@ -154,10 +164,10 @@ pub fn graph(install: &Install, formats: Arc<dyn crate::decode::Formats>) -> Gra
             });
         }
         let outbox = Outbox::new(Arc::new(|_| {}), Arc::default());
-        let job = Arc::new(Job::new(&install, formats, HashKey([0, 0]), outbox));
+        let job = Arc::new(Job::new(&install, formats, HashKey([0, 0]), outbox, Keeping::default()));
         let source: Arc<dyn Source> = Arc::new(NoSource);
         let dataflow = worker.next_dataflow_index();
-        worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, &source));
+        worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, &source, &|| ()));
         worker.step();
         worker.drop_dataflow(dataflow);
         if let Some(mut register) = worker.log_register() {

@@ -4,13 +4,16 @@
 //! finds the one before it. Differential's `reduce` would walk all values of a line for every change
 //! of one of them; here a change costs a step down a tree.
 
+use crate::checkpoint::marks::Marks;
 use crate::claim::{EntityHash, LineId, OrderKey};
 use crate::number::Decimal;
 use crate::spec::Aggregate;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+
+mod kept;
 
 /// A single contribution to a line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,10 +39,19 @@ pub struct Extremes {
     /// Whether nothing is ever taken back: then only the outermost values are kept.
     monotone: bool,
     distinct: usize,
-    lines: HashMap<LineId, Line>,
+    /// By [`Extremes::group`].
+    groups: Vec<Group>,
 }
 
 #[derive(Default)]
+struct Group {
+    lines: HashMap<LineId, Line>,
+    /// The lines that a checkpoint is to write, and the same to look them up.
+    marks: Marks<LineId>,
+    marked: HashSet<LineId>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
 struct Line {
     values: BTreeMap<i128, i64>,
     order: BTreeMap<(OrderKey, u32), i128>,
@@ -62,7 +74,24 @@ impl Extremes {
         let values = aggregates.iter().any(|a| matches!(a, Aggregate::Min | Aggregate::Max));
         let last = aggregates.contains(&Aggregate::Last);
         let distinct = aggregates.iter().filter(|a| matches!(a, Aggregate::Distinct(_))).count();
-        (values || last || distinct > 0).then(|| Extremes { values, last, monotone, distinct, lines: HashMap::new() })
+        (values || last || distinct > 0).then(|| Extremes {
+            values,
+            last,
+            monotone,
+            distinct,
+            groups: (0..EntityHash::KEY_GROUPS).map(|_| Group::default()).collect(),
+        })
+    }
+
+    /// The key group that a line lies in.
+    pub fn group(line: LineId) -> usize {
+        (line.group ^ line.subject) as usize % EntityHash::KEY_GROUPS
+    }
+
+    /// Whether what stands can be taken back. Then all of it is told anew where state is restored, and no
+    /// checkpoint needs what this holds.
+    pub fn is_told_anew(&self) -> bool {
+        !self.monotone
     }
 
     /// Applies consolidated changes of one epoch and tells what the lines concerned come to; a line
@@ -70,7 +99,11 @@ impl Extremes {
     pub fn apply(&mut self, details: Vec<(LineId, Detail, i64)>) -> Vec<(LineId, Extreme)> {
         let mut touched: Vec<LineId> = details.iter().map(|(line, ..)| *line).collect();
         for (id, detail, diff) in details {
-            let line = self.lines.entry(id).or_default();
+            let group = &mut self.groups[Self::group(id)];
+            if group.marks.lists() && group.marked.insert(id) {
+                group.marks.mark(id, group.lines.len());
+            }
+            let line = group.lines.entry(id).or_default();
             if self.values {
                 change(&mut line.values, detail.value, diff);
             }
@@ -97,9 +130,10 @@ impl Extremes {
     }
 
     fn extreme(&mut self, id: LineId) -> Option<Extreme> {
-        let line = self.lines.get_mut(&id)?;
+        let lines = &mut self.groups[Self::group(id)].lines;
+        let line = lines.get_mut(&id)?;
         if line.values.is_empty() && line.order.is_empty() && line.distinct.iter().all(HashMap::is_empty) {
-            self.lines.remove(&id);
+            lines.remove(&id);
             return None;
         }
         if self.monotone {

@@ -64,6 +64,11 @@ impl Lines {
         })
     }
 
+    /// What the line is known by.
+    pub fn id(&self, line: u32) -> LineId {
+        self.list[line as usize].id
+    }
+
     /// The number of the line's subject.
     pub fn subject_of(&self, line: u32) -> u32 {
         self.list[line as usize].subject

@@ -19,6 +19,8 @@ use crate::operators::table::{Held, Table};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+mod kept;
+
 /// A version of a message as it was read, with what it says.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Version {

@@ -2,16 +2,19 @@
 //! last, or the first n. All of them are held, since taking one away revives another.
 
 use crate::accounting::Class;
+use crate::checkpoint::marks::Marks;
 use crate::claim::{EntityHash, LineId, OrderKey};
 use crate::engine::facts::Newest;
 use crate::jobs::polls::book::Book;
 use crate::operators::lines::{Changes, Lines};
 use crate::spec::Keep;
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::ops::Range;
+
+mod kept;
 
 /// A person in a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,12 +34,21 @@ pub struct Spoken {
 
 /// The people of one worker.
 pub struct People {
-    /// By key group, each person's standing messages by order key.
-    groups: Vec<HashMap<Person, SmallVec<[Said; 1]>, FixedState>>,
+    /// By key group.
+    groups: Vec<Group>,
     lines: Lines,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Default)]
+struct Group {
+    /// Each person's standing messages by order key.
+    held: HashMap<Person, SmallVec<[Said; 1]>, FixedState>,
+    /// The people whose messages a checkpoint is to write, and the same to look them up.
+    marks: Marks<Person>,
+    marked: HashSet<Person, FixedState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Said {
     order: OrderKey,
     groups: SmallVec<[u64; 1]>,
@@ -44,7 +56,7 @@ struct Said {
 
 impl Default for People {
     fn default() -> Self {
-        let groups = (0..EntityHash::KEY_GROUPS).map(|_| HashMap::default()).collect();
+        let groups = (0..EntityHash::KEY_GROUPS).map(|_| Group::default()).collect();
         People { groups, lines: Lines::default() }
     }
 }
@@ -63,7 +75,9 @@ impl People {
 
     fn apply_one(&mut self, spoken: Spoken, keep: Keep) {
         let Spoken { person, order, groups, sign } = spoken;
-        let all = self.groups[person.who.key_group()].entry(person).or_default();
+        let group = &mut self.groups[person.who.key_group()];
+        group.mark(person);
+        let all = group.held.entry(person).or_default();
         let before = chosen(all, keep);
         match (all.binary_search_by_key(&order, |said| said.order), sign > 0) {
             (Err(at), true) => all.insert(at, Said { order, groups }),
@@ -89,7 +103,7 @@ impl People {
             }
         }
         if after.is_empty() {
-            self.groups[person.who.key_group()].remove(&person);
+            self.groups[person.who.key_group()].held.remove(&person);
         }
     }
 
@@ -108,9 +122,21 @@ impl People {
 
     /// Gives up the people of one key group in polls that are sealed or gone.
     pub fn sweep(&mut self, group: usize, book: &Book) {
-        let people = &mut self.groups[group];
-        people.retain(|person, _| book.entry(person.subject).is_some_and(|entry| !entry.sealed));
-        people.shrink_to_fit();
+        let Group { held, marks, .. } = &mut self.groups[group];
+        let people = held.len();
+        held.retain(|person, _| book.entry(person.subject).is_some_and(|entry| !entry.sealed));
+        if held.len() < people {
+            marks.mark_all();
+            held.shrink_to_fit();
+        }
+    }
+}
+
+impl Group {
+    fn mark(&mut self, person: Person) {
+        if self.marks.lists() && self.marked.insert(person) {
+            self.marks.mark(person, self.held.len());
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::operators::slab::Slab;
 use crate::operators::table::{Held, Table};
 use crate::spec::Keep;
 
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -120,7 +121,10 @@ impl Standing {
         let new = Held { order, what: what.pack() };
         self.count_claim(what);
         match (self.keep(what), found) {
-            (Keep::FirstN(n), Ok((_, held))) => self.apply_to_set(n as usize, held, new),
+            (Keep::FirstN(n), Ok((slot, held))) => {
+                self.groups[entity.key_group()].mark(slot);
+                self.apply_to_set(n as usize, held, new);
+            }
             (Keep::FirstN(_), Err(slot)) => {
                 self.add(new);
                 let set = What::Set(self.sets.insert(vec![new])).pack();
@@ -169,12 +173,7 @@ impl Standing {
             let subject = some_claim.and_then(|claim| self.subject(claim));
             let stays = subject.is_none_or(|subject| is_open(self.lines.subject_id(subject)));
             if !stays {
-                if let What::Set(index) = What::unpack(held.what) {
-                    let set = std::mem::take(&mut self.sets[index]);
-                    set.into_iter().for_each(|held| self.release(held));
-                    self.sets.remove(index);
-                }
-                self.release(*held);
+                self.forget(*held);
             }
             stays
         });

@@ -11,6 +11,7 @@
 //!
 //! Ordered hashing: Amble and Knuth, "Ordered hash tables", The Computer Journal 17(2), 1974.
 
+use crate::checkpoint::marks::{Changed, Marks};
 use crate::claim::{EntityHash, OrderKey, Position};
 
 /// What an entity holds: an order key and a number that the owner of the table gives a meaning.
@@ -23,22 +24,31 @@ pub struct Held {
 
 #[derive(Clone, Copy)]
 struct Entry {
-    /// The hash but for the ten bits that the key group has consumed and the last 22: 96 bits, with
-    /// the key group 106. Two of 10^9 entities share them with a probability below 10^-14.
+    /// The hash but for the ten bits that the key group has consumed and the last 23: 95 bits, with
+    /// the key group 105. Two of 10^9 entities share them with a probability below 2 * 10^-14.
     hash_high: u64,
+    /// Its last bit says whether the entry is marked as changed.
     hash_low: u32,
     what: u32,
     time_ns: i64,
     position: Position,
 }
 
+/// An entry's part of its entity's hash; the other is the key group.
+pub type Key = (u64, u32);
+
+const MARKED: u32 = 1;
 const FREE: u32 = u32::MAX;
 const EMPTY: Entry =
     Entry { hash_high: u64::MAX, hash_low: u32::MAX, what: FREE, time_ns: 0, position: Position::ZERO };
 
 impl Entry {
-    fn key(&self) -> (u64, u32) {
-        (self.hash_high, self.hash_low)
+    fn key(&self) -> Key {
+        (self.hash_high, self.hash_low & !MARKED)
+    }
+
+    fn held(&self) -> Held {
+        Held { order: OrderKey { time_ns: self.time_ns, position: self.position }, what: self.what }
     }
 }
 
@@ -51,13 +61,14 @@ pub struct Table {
     len: usize,
     /// In 1,024ths: where its sizes lie between those of the first table and the tenth more that is next.
     phase: u16,
+    marks: Marks<Key>,
 }
 
 /// Where an entity's entry is or would be; good until the table is changed otherwise.
 #[derive(Clone, Copy)]
 pub struct Slot {
     at: usize,
-    key: (u64, u32),
+    key: Key,
 }
 
 impl Table {
@@ -77,9 +88,9 @@ impl Table {
         homes + homes * usize::from(self.phase) / 10_240
     }
 
-    fn key(entity: EntityHash) -> (u64, u32) {
+    fn key(entity: EntityHash) -> Key {
         // The key group is the top ten bits of `high`; what follows is moved up into their place.
-        ((entity.high << 10) | (entity.low >> 54), (entity.low >> 22) as u32)
+        ((entity.high << 10) | (entity.low >> 54), (entity.low >> 22) as u32 & !MARKED)
     }
 
     fn home(&self, hash_high: u64) -> usize {
@@ -94,15 +105,17 @@ impl Table {
 
     /// Finds what the entity holds.
     pub fn find(&self, entity: EntityHash) -> Result<(Slot, Held), Slot> {
-        let key = Self::key(entity);
+        self.find_key(Self::key(entity))
+    }
+
+    fn find_key(&self, key: Key) -> Result<(Slot, Held), Slot> {
         let mut at = self.home(key.0);
         while let Some(entry) = self.slots.get(at) {
             if entry.what == FREE || entry.key() > key {
                 break;
             }
             if entry.key() == key {
-                let order = OrderKey { time_ns: entry.time_ns, position: entry.position };
-                return Ok((Slot { at, key }, Held { order, what: entry.what }));
+                return Ok((Slot { at, key }, entry.held()));
             }
             at += 1;
         }
@@ -116,6 +129,16 @@ impl Table {
         entry.what = held.what;
         entry.time_ns = held.order.time_ns;
         entry.position = held.order.position;
+        self.mark(slot);
+    }
+
+    /// Marks an entry whose owner has changed what stands behind it.
+    pub fn mark(&mut self, slot: Slot) {
+        let entry = &mut self.slots[slot.at];
+        if entry.hash_low & MARKED == 0 {
+            entry.hash_low |= MARKED;
+            self.marks.mark(slot.key, self.len);
+        }
     }
 
     /// Adds an entity that [`Table::find`] has not found.
@@ -133,10 +156,74 @@ impl Table {
             self.slots.resize(self.slots.len() + Self::SLACK, EMPTY);
         }
         self.slots.copy_within(at..free, at + 1);
-        let (hash_high, hash_low) = slot.key;
+        let (hash_high, hash_low) = (slot.key.0, slot.key.1 | MARKED);
         self.slots[at] =
             Entry { hash_high, hash_low, what: held.what, time_ns: held.order.time_ns, position: held.order.position };
         self.len += 1;
+        self.marks.mark(slot.key, self.len);
+    }
+
+    /// Whether something has changed since the last [`Table::take_changed`].
+    pub fn has_changed(&self) -> bool {
+        self.marks.has_changed(self.len)
+    }
+
+    /// Takes the entries that changed since the last call; whether these are all there are, and all that
+    /// was told before is to be forgotten.
+    pub fn take_changed(&mut self, mut each: impl FnMut(Key, Held)) -> bool {
+        match self.marks.take(usize::from(self.phase), self.len) {
+            Changed::Nothing => return false,
+            Changed::Keys(keys) => {
+                for key in keys {
+                    if let Ok((slot, held)) = self.find_key(key) {
+                        self.slots[slot.at].hash_low &= !MARKED;
+                        each(key, held);
+                    }
+                }
+                return false;
+            }
+            Changed::All => {}
+        }
+        for entry in self.slots.iter_mut().filter(|entry| entry.what != FREE) {
+            entry.hash_low &= !MARKED;
+            each(entry.key(), entry.held());
+        }
+        true
+    }
+
+    /// Puts back an entry that [`Table::take_changed`] has told; answers what was held before.
+    pub fn restore(&mut self, key: Key, held: Held) -> Option<Held> {
+        match self.find_key(key) {
+            Ok((slot, before)) => {
+                self.replace(slot, held);
+                Some(before)
+            }
+            Err(slot) => {
+                self.insert(slot, held);
+                None
+            }
+        }
+    }
+
+    /// Makes room for so many entries, which are about to be restored.
+    pub fn reserve(&mut self, entries: usize) {
+        if entries * 8 / 7 > self.homes {
+            self.resize(self.phased(entries * 8 / 7 + 1).max(16));
+        }
+    }
+
+    /// All was restored: what is held is what was told, or there was more of it.
+    pub fn restored(&mut self, more: bool) {
+        self.slots.iter_mut().filter(|entry| entry.what != FREE).for_each(|entry| entry.hash_low &= !MARKED);
+        self.marks.written();
+        if more {
+            self.marks.mark_all();
+        }
+    }
+
+    /// What all entities hold.
+    pub fn iter(&self) -> impl Iterator<Item = Held> + '_ {
+        self.slots.iter().filter(|entry| entry.what != FREE).map(Entry::held)
     }
 
     /// How many entities hold something.
@@ -152,19 +239,22 @@ impl Table {
     /// Keeps only the entities for which `keep` answers true; it may change what they hold. Gives back
     /// the memory of the others.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut Held) -> bool) {
-        let mut kept = 0;
+        let (mut kept, mut changed) = (0, false);
         for entry in self.slots.iter_mut().filter(|entry| entry.what != FREE) {
-            let order = OrderKey { time_ns: entry.time_ns, position: entry.position };
-            let mut held = Held { order, what: entry.what };
+            let mut held = entry.held();
             if keep(&mut held) {
+                changed |= entry.what != held.what;
                 entry.what = held.what;
                 kept += 1;
             } else {
                 entry.what = FREE;
             }
         }
+        if changed || kept < self.len {
+            self.marks.mark_all();
+        }
         if kept == 0 {
-            *self = Table { phase: self.phase, ..Table::default() };
+            *self = Table { phase: self.phase, marks: std::mem::take(&mut self.marks), ..Table::default() };
         } else if kept < self.len {
             // As large as growing would have made it, and not smaller than what must fit.
             self.resize(self.phased(kept * 8 / 7 + 1).max(16));
@@ -172,7 +262,7 @@ impl Table {
         self.len = kept;
     }
 
-    fn place(&self, key: (u64, u32)) -> usize {
+    fn place(&self, key: Key) -> usize {
         let mut at = self.home(key.0);
         while self.slots[at].what != FREE && self.slots[at].key() < key {
             at += 1;

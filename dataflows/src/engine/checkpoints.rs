@@ -1,0 +1,291 @@
+//! Writes checkpoints, on a thread of its own: gathers what operators give, and makes the checkpoint exist
+//! once it has all of it.
+//!
+//! What could not be written is kept and tried again: operators have forgotten that it had changed. So
+//! there is one checkpoint of a job at a time, and the next waits.
+
+use crate::checkpoint::frame::{self, Frame};
+use crate::checkpoint::manifest::{Checkpoint, File, Loaded, Manifest, Place};
+use crate::checkpoint::{CheckpointStore, Kind, StoreError};
+use crate::engine::facts::RecordChanges;
+use crate::engine::job::Outbox;
+use crate::ids::Epoch;
+use crate::spec::polls::PollKey;
+use crate::update::{CheckpointEvent, EngineEvent, JobId, ReadTo};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What goes to the thread, of one job.
+pub struct Message {
+    pub job: JobId,
+    pub piece: Piece,
+}
+
+/// See [`Message`].
+pub enum Piece {
+    /// The job was taken up, by a claim of that number and perhaps from a checkpoint.
+    TakenUp { place: Place, claim: u64, from: Option<Arc<Loaded>> },
+    /// A checkpoint begins, to which so many operators will contribute.
+    Begin { number: u64, takers: usize, outbox: Outbox },
+    Frame(Frame),
+    /// What the manifest says besides.
+    Told { epoch: Epoch, offsets: Vec<ReadTo>, records: RecordChanges, polls: Vec<PollKey> },
+    /// An operator has given all it has.
+    Done,
+    /// The job is gone.
+    Gone,
+}
+
+/// How large a file gets before the next is begun.
+const FILE_BYTES: usize = 32 << 20;
+/// How many checkpoints are kept: the newest, and one to fall back to.
+const KEPT: usize = 2;
+/// How many claims are kept: an engine that should be dead finds the number it would use taken by one.
+const CLAIMS_KEPT: usize = 100;
+/// How long what could not be written is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts the thread. It ends when every sender is gone.
+pub fn start(store: Arc<dyn CheckpointStore>) -> std::io::Result<Sender<Message>> {
+    let (send, receive) = channel();
+    let thread = std::thread::Builder::new().name("checkpoints".to_owned());
+    thread.spawn(move || Writer { store, jobs: HashMap::new() }.run(&receive))?;
+    Ok(send)
+}
+
+struct Writer {
+    store: Arc<dyn CheckpointStore>,
+    jobs: HashMap<JobId, Folder>,
+}
+
+/// A job's checkpoints.
+struct Folder {
+    place: Place,
+    /// The number of the last manifest.
+    last: u64,
+    /// By kind and group, the first file that it needs.
+    first_needed: HashMap<(Kind, u16), String>,
+    /// The checkpoints that are kept, oldest first.
+    kept: Vec<(u64, Vec<File>)>,
+    /// Older manifests that are known to be claims.
+    claims: BTreeSet<String>,
+    taking: Option<Taking>,
+}
+
+/// A checkpoint that is being written.
+struct Taking {
+    number: u64,
+    outbox: Outbox,
+    began: Instant,
+    left: usize,
+    file: Vec<u8>,
+    /// Files that are full: by name, until they are written.
+    files: Vec<(File, Option<Vec<u8>>)>,
+    told: Option<(Epoch, Vec<ReadTo>, RecordChanges, Vec<PollKey>)>,
+    /// Since when it can't be written.
+    failed: bool,
+}
+
+impl Writer {
+    fn run(mut self, receive: &Receiver<Message>) {
+        loop {
+            match receive.recv_timeout(PAUSE) {
+                Ok(Message { job, piece }) => self.take(job, piece),
+                Err(RecvTimeoutError::Timeout) => {
+                    let jobs: Vec<JobId> = self.jobs.keys().copied().collect();
+                    jobs.into_iter().for_each(|job| self.write(job));
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, job: JobId, piece: Piece) {
+        let folder = self.jobs.get_mut(&job);
+        match piece {
+            Piece::TakenUp { place, claim, from } => {
+                let mut folder = Folder::new(place, claim);
+                if let Some(from) = from {
+                    folder.kept.push((from.number, from.checkpoint.files.clone()));
+                    folder.first_needed.extend(from.first_needed().map(|(key, name)| (key, name.to_owned())));
+                }
+                self.jobs.insert(job, folder);
+            }
+            Piece::Begin { number, takers, outbox } => {
+                let Some(folder) = folder else {
+                    let event = CheckpointEvent::Failed { error: "the job was not taken up".to_owned(), again: false };
+                    return outbox.send(EngineEvent::Checkpoint { job, number, event });
+                };
+                folder.taking = Some(Taking {
+                    number,
+                    outbox,
+                    began: Instant::now(),
+                    left: takers,
+                    file: frame::begin(),
+                    files: Vec::new(),
+                    told: None,
+                    failed: false,
+                });
+            }
+            Piece::Gone => drop(self.jobs.remove(&job)),
+            Piece::Frame(frame) => {
+                if let Some(folder) = folder {
+                    folder.add(&frame);
+                }
+            }
+            Piece::Told { epoch, offsets, records, polls } => {
+                if let Some(taking) = folder.and_then(|folder| folder.taking.as_mut()) {
+                    taking.told = Some((epoch, offsets, records, polls));
+                }
+            }
+            Piece::Done => {
+                if let Some(taking) = folder.and_then(|folder| folder.taking.as_mut()) {
+                    taking.left = taking.left.saturating_sub(1);
+                    self.write(job);
+                }
+            }
+        }
+    }
+
+    /// Writes what there is to be written of a job.
+    fn write(&mut self, job: JobId) {
+        let Some(folder) = self.jobs.get_mut(&job) else { return };
+        let Some(taking) = folder.taking.as_ref() else { return };
+        let (number, outbox) = (taking.number, taking.outbox.clone());
+        let tell = |event| outbox.send(EngineEvent::Checkpoint { job, number, event });
+        match folder.write(self.store.as_ref()) {
+            Ok(Written::NotYet) => {}
+            Ok(Written::Whole(checkpoint)) => {
+                folder.taking = None;
+                tell(CheckpointEvent::Taken {
+                    epoch: checkpoint.epoch,
+                    at_ms: checkpoint.at_ms,
+                    ms: checkpoint.ms,
+                    bytes: checkpoint.bytes,
+                    held_bytes: checkpoint.files.iter().map(|file| file.bytes).sum(),
+                });
+                if let Err(error) = folder.clean(self.store.as_ref()) {
+                    tracing::warn!("old checkpoints can't be removed yet: {error}");
+                }
+            }
+            Ok(Written::Fenced) => {
+                folder.taking = None;
+                tell(CheckpointEvent::Fenced);
+            }
+            Err(error) => {
+                let taking = folder.taking.as_mut();
+                if taking.is_some_and(|taking| !std::mem::replace(&mut taking.failed, true)) {
+                    tell(CheckpointEvent::Failed { error: error.to_string(), again: true });
+                }
+            }
+        }
+    }
+}
+
+enum Written {
+    NotYet,
+    Whole(Checkpoint),
+    /// Another engine has taken the job up.
+    Fenced,
+}
+
+impl Folder {
+    fn new(place: Place, last: u64) -> Self {
+        Folder { place, last, first_needed: HashMap::new(), kept: Vec::new(), claims: BTreeSet::new(), taking: None }
+    }
+
+    fn add(&mut self, frame: &Frame) {
+        let Some(taking) = &mut self.taking else { return };
+        let name = self.place.file(self.last + 1, taking.files.len());
+        let key = (frame.kind, frame.group);
+        if frame.all {
+            self.first_needed.insert(key, name);
+        } else {
+            self.first_needed.entry(key).or_insert(name);
+        }
+        frame::append(&mut taking.file, frame);
+        if taking.file.len() > FILE_BYTES {
+            taking.end_file(&self.place, self.last + 1);
+        }
+    }
+
+    fn write(&mut self, store: &dyn CheckpointStore) -> Result<Written, StoreError> {
+        let Some(taking) = &mut self.taking else { return Ok(Written::NotYet) };
+        let whole = taking.left == 0;
+        if whole && !taking.file.is_empty() {
+            taking.end_file(&self.place, self.last + 1);
+        }
+        for (file, bytes) in &mut taking.files {
+            if let Some(unwritten) = bytes {
+                store.put(&file.name, unwritten)?;
+                *bytes = None;
+            }
+        }
+        let Some((epoch, offsets, records, polls)) = taking.told.as_ref().filter(|_| whole) else {
+            return Ok(Written::NotYet);
+        };
+        let added: Vec<File> = taking.files.iter().map(|(file, _)| file.clone()).collect();
+        let before = self.kept.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
+        // Names rise with the numbers of checkpoints.
+        let first = self.first_needed.values().min();
+        let is_needed = |file: &&File| first.is_some_and(|first| file.name >= *first);
+        let checkpoint = Checkpoint {
+            form: self.place.form.clone(),
+            epoch: *epoch,
+            at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64),
+            ms: taking.began.elapsed().as_millis() as u64,
+            bytes: added.iter().map(|file| file.bytes).sum(),
+            offsets: offsets.clone(),
+            records: *records,
+            polls: polls.clone(),
+            files: before.iter().filter(is_needed).cloned().chain(added).collect(),
+        };
+        let number = self.last + 1;
+        if !store.put_new(&self.place.manifest(number), &Manifest::of(number, checkpoint.clone()).to_bytes())? {
+            return Ok(Written::Fenced);
+        }
+        self.last = number;
+        self.kept.push((number, checkpoint.files.clone()));
+        Ok(Written::Whole(checkpoint))
+    }
+
+    /// Removes what no checkpoint that is kept needs.
+    fn clean(&mut self, store: &dyn CheckpointStore) -> Result<(), StoreError> {
+        let old = self.kept.len().saturating_sub(KEPT);
+        self.kept.drain(..old);
+        let mut needed: BTreeSet<String> = BTreeSet::new();
+        for (number, files) in &self.kept {
+            needed.insert(self.place.manifest(*number));
+            needed.extend(files.iter().map(|file| file.name.clone()));
+        }
+        let below = self.place.manifest(self.last);
+        let names = store.list(&self.place.folder)?;
+        for name in names.into_iter().filter(|name| *name < below && !needed.contains(name)) {
+            if self.claims.contains(&name) {
+                continue;
+            }
+            if name.ends_with(".manifest") && self.place.is_claim(store, &name)? {
+                self.claims.insert(name);
+            } else {
+                store.delete(&name)?;
+            }
+        }
+        while self.claims.len() > CLAIMS_KEPT {
+            let Some(oldest) = self.claims.pop_first() else { break };
+            store.delete(&oldest)?;
+        }
+        Ok(())
+    }
+}
+
+impl Taking {
+    fn end_file(&mut self, place: &Place, number: u64) {
+        let bytes = std::mem::replace(&mut self.file, frame::begin());
+        if bytes.len() > frame::begin().len() {
+            let name = place.file(number, self.files.len());
+            self.files.push((File { name, bytes: bytes.len() as u64 }, Some(bytes)));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How an operator's state comes into a checkpoint: a few key groups at a time, and each group before its
+//! first change of a later epoch.
+
+use crate::checkpoint::Grouped;
+use crate::checkpoint::frame::Frame;
+use crate::claim::EntityHash;
+use crate::engine::checkpoints::Piece;
+use crate::engine::job::Job;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use timely::progress::frontier::MutableAntichain;
+use timely::scheduling::Activator;
+
+/// An operator's part in the checkpoints of its job. Every worker has one for each operator with state.
+pub struct Taker {
+    job: Arc<Job>,
+    activator: Activator,
+    /// The last checkpoint that it has begun.
+    begun: u64,
+    /// By key group, whether it is still to be written; and the first that may be.
+    left: Option<(Vec<bool>, usize)>,
+}
+
+impl Taker {
+    /// How long an operator writes before others have their turn.
+    const TURN: Duration = Duration::from_micros(300);
+
+    pub fn new(job: &Arc<Job>, activator: Activator) -> Self {
+        job.takers.fetch_add(1, Ordering::AcqRel);
+        Taker { job: job.clone(), activator, begun: 0, left: None }
+    }
+
+    /// To be called before something of `epoch` is applied.
+    pub fn before(&mut self, epoch: u64, state: &impl Grouped) {
+        if let Some((number, of)) = self.job.due()
+            && number > self.begun
+            && epoch > of
+        {
+            self.begin(number, state);
+        }
+    }
+
+    /// Whether groups are still to be written: [`Taker::before_group`] must be called then.
+    pub fn is_taking(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// Whether nothing is, nor will be before the next epoch has passed.
+    pub fn is_idle(&self) -> bool {
+        self.left.is_none() && self.job.due().is_none_or(|(number, _)| number <= self.begun)
+    }
+
+    /// To be called before a group is changed.
+    pub fn before_group(&mut self, group: usize, state: &mut impl Grouped) {
+        if let Some((left, _)) = &mut self.left
+            && std::mem::take(&mut left[group])
+        {
+            write(&self.job, group, state);
+        }
+    }
+
+    /// To be called at the end of each turn, with all applied that the frontier has passed.
+    pub fn go_on(&mut self, frontier: &MutableAntichain<u64>, state: &mut impl Grouped) {
+        if let Some((number, of)) = self.job.due()
+            && number > self.begun
+            && !frontier.less_equal(&of)
+        {
+            self.begin(number, state);
+        }
+        let Some((left, next)) = &mut self.left else { return };
+        let started = Instant::now();
+        while *next < left.len() {
+            if std::mem::take(&mut left[*next]) {
+                write(&self.job, *next, state);
+                if started.elapsed() > Self::TURN {
+                    return self.activator.activate();
+                }
+            }
+            *next += 1;
+        }
+        self.left = None;
+        self.job.give(Piece::Done);
+    }
+
+    fn begin(&mut self, number: u64, state: &impl Grouped) {
+        self.begun = number;
+        let left = (0..EntityHash::KEY_GROUPS).map(|group| state.has_changed(group)).collect();
+        self.left = Some((left, 0));
+        self.activator.activate();
+    }
+
+    /// Writes all at once; to be called between the last of the checkpoint's epoch and the first after it.
+    /// Answers whether there is a checkpoint of that epoch to be written now.
+    pub fn take_at_once(&mut self, closed: u64, state: &mut impl Grouped) -> bool {
+        let due = self.job.due().filter(|(number, of)| *number > self.begun && *of <= closed);
+        let Some((number, _)) = due else { return false };
+        self.begun = number;
+        for group in (0..EntityHash::KEY_GROUPS).filter(|group| state.has_changed(*group)).collect::<Vec<_>>() {
+            write(&self.job, group, state);
+        }
+        true
+    }
+}
+
+fn write<S: Grouped>(job: &Job, group: usize, state: &mut S) {
+    let mut body = Vec::new();
+    let all = state.write(group, &mut body);
+    job.give(Piece::Frame(Frame { kind: S::KIND, group: group as u16, all, body }));
+}
