@@ -3,6 +3,8 @@
 //!
 //! The decoder here is written for plainness, not speed: it parses the whole record.
 
+use crate::checkpoint::manifest::Place;
+use crate::checkpoint::{CheckpointStore, StoreError};
 use crate::claim::HashKey;
 use crate::decode::{Decoded, Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
 use crate::engine::PollChange;
@@ -15,7 +17,7 @@ use crate::results::{JobResults, Shape};
 use crate::source::{Budget, PartitionSource, PartitionState, Polled, Source, SourceError, TopicState, Waker};
 use crate::spec::JobSpec;
 use crate::spec::polls::PollInForce;
-use crate::update::{EngineEvent, JobId, PollEvent};
+use crate::update::{CheckpointEvent, EngineEvent, JobId, PollEvent};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -227,11 +229,79 @@ fn value(text: &str) -> Result<Value<'static>, Reject> {
     })
 }
 
+/// Checkpoints in memory.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<MemoryObjects>>);
+
+#[derive(Default)]
+struct MemoryObjects {
+    objects: BTreeMap<String, Vec<u8>>,
+    /// How many calls are still to fail.
+    fails: usize,
+}
+
+impl MemoryStore {
+    fn call<R>(&self, call: impl FnOnce(&mut BTreeMap<String, Vec<u8>>) -> R) -> Result<R, StoreError> {
+        let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if store.fails > 0 {
+            store.fails -= 1;
+            return Err(StoreError("the test said so".into()));
+        }
+        Ok(call(&mut store.objects))
+    }
+
+    /// Lets the next calls fail.
+    pub fn fail_next(&self, calls: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fails = calls;
+    }
+
+    /// Changes what is stored.
+    pub fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).objects);
+    }
+}
+
+impl CheckpointStore for MemoryStore {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.call(|objects| drop(objects.insert(name.to_owned(), bytes.to_vec())))
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
+        self.call(|objects| {
+            let is_new = !objects.contains_key(name);
+            objects.entry(name.to_owned()).or_insert_with(|| bytes.to_vec());
+            is_new
+        })
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.call(|objects| objects.get(name).cloned())
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        self.call(|objects| objects.keys().filter(|name| name.starts_with(&format!("{folder}/"))).cloned().collect())
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.call(|objects| drop(objects.remove(name)))
+    }
+}
+
 /// An engine with one job, and its results.
 pub struct Bench {
+    /// What it is started with again.
+    config: EngineConfig,
+    install: Install,
     engine: Engine,
     events: Receiver<EngineEvent>,
     pub results: JobResults,
+    /// Where its checkpoints are.
+    pub store: MemoryStore,
+    /// The last checkpoint that was asked for, and what became of those so far.
+    asked: u64,
+    pub checkpoint_events: Vec<(u64, CheckpointEvent)>,
+    /// From which checkpoint the engine went on, and which ones were of no use.
+    pub taken_up: Option<(Option<u64>, Vec<(u64, String)>)>,
     /// Why the job failed, if it did.
     pub failed: Option<String>,
     /// What became of changes of polls, all of it so far.
@@ -254,20 +324,7 @@ impl Bench {
         formats: Arc<dyn Formats>,
         workers: usize,
     ) -> Self {
-        let (send, events) = channel();
-        let send = Mutex::new(send);
-        let engine = Engine::start(EngineConfig {
-            checkpoints: None,
-            workers,
-            hash_key: HashKey([17, 4]),
-            source: source.clone(),
-            formats,
-            deliver: Arc::new(move |event| {
-                // A test that has ended takes no more events.
-                send.lock().unwrap_or_else(PoisonError::into_inner).send(event).ok();
-            }),
-        })
-        .expect("threads start");
+        let store = MemoryStore::default();
         let inputs = spec.inputs.iter().map(|input| {
             let topic = source.topic(&input.topic).expect("the source answers").expect("the topic was made");
             let start = |p| Start { partition: PartitionId(p as u32), from: Offset(0), until: None };
@@ -275,7 +332,7 @@ impl Bench {
             InstallInput { topic, partitions, from_ms: None, until_ms: None }
         });
         let install = Install {
-            keep: None,
+            keep: Some(Place { folder: "job-1".into(), form: "a form".into() }),
             job: JobId(1),
             spec: spec.clone(),
             inputs: inputs.collect(),
@@ -285,9 +342,62 @@ impl Bench {
             beside: false,
             polls,
         };
+        let config = EngineConfig {
+            checkpoints: Some(Arc::new(store.clone())),
+            workers,
+            hash_key: HashKey([17, 4]),
+            source,
+            formats,
+            deliver: Arc::new(|_| {}),
+        };
+        let (engine, events) = engine(&config);
+        engine.command(Command::Install(Box::new(install.clone())));
         let results = JobResults::new(Shape::of(spec, &install.inputs));
-        engine.command(Command::Install(Box::new(install)));
-        Bench { engine, events, results, failed: None, poll_events: Vec::new(), check: Box::new(|_| {}) }
+        Bench {
+            config,
+            install,
+            engine,
+            events,
+            results,
+            store,
+            asked: 0,
+            checkpoint_events: Vec::new(),
+            taken_up: None,
+            failed: None,
+            poll_events: Vec::new(),
+            check: Box::new(|_| {}),
+        }
+    }
+
+    /// Ends the engine wherever it is, and starts another, with that many workers, which goes on from the
+    /// newest checkpoint; the polls of a `polls` job are these by now.
+    pub fn restart(&mut self, workers: usize, polls: Vec<PollInForce>) {
+        self.config.workers = workers;
+        self.install.polls = polls;
+        // Numbers of epochs never come back.
+        self.install.first_epoch = Epoch(self.results.epoch().unwrap_or_default().0 + 1_000);
+        let (engine, events) = engine(&self.config);
+        // The one before it is gone first.
+        drop(std::mem::replace(&mut self.engine, engine));
+        self.events = events;
+        self.results = JobResults::new(Shape::of(&self.install.spec, &self.install.inputs));
+        (self.taken_up, self.failed) = (None, None);
+        self.engine.command(Command::Install(Box::new(self.install.clone())));
+    }
+
+    /// Asks for a checkpoint; answers its number.
+    pub fn checkpoint(&mut self) -> u64 {
+        self.asked += 1;
+        self.engine.command(Command::Checkpoint { job: JobId(1), number: self.asked });
+        self.asked
+    }
+
+    /// Whether nothing more will become of the last checkpoint that was asked for.
+    pub fn is_checkpointed(&self) -> bool {
+        let is_over = |(number, event): &(u64, CheckpointEvent)| {
+            *number == self.asked && !matches!(event, CheckpointEvent::Failed { again: true, .. })
+        };
+        self.asked == 0 || self.checkpoint_events.iter().any(is_over)
     }
 
     /// Changes the polls of a `polls` job.
@@ -316,8 +426,22 @@ impl Bench {
                 }
                 EngineEvent::Failed { error, .. } => self.failed = Some(error),
                 EngineEvent::Polls { event, .. } => self.poll_events.push(event),
-                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::TakenUp { .. } | EngineEvent::Checkpoint { .. } | EngineEvent::Removed { .. } => {}
+                EngineEvent::Checkpoint { number, event, .. } => self.checkpoint_events.push((number, event)),
+                EngineEvent::TakenUp { from, passed_over, .. } => {
+                    self.taken_up = Some((from.map(|(number, _)| number), passed_over));
+                }
+                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
             }
         }
     }
+}
+
+fn engine(config: &EngineConfig) -> (Engine, Receiver<EngineEvent>) {
+    let (send, events) = channel();
+    let send = Mutex::new(send);
+    let deliver = Arc::new(move |event| {
+        // A test that has ended takes no more events.
+        send.lock().unwrap_or_else(PoisonError::into_inner).send(event).ok();
+    });
+    (Engine::start(EngineConfig { deliver, ..config.clone() }).expect("threads start"), events)
 }

@@ -40,8 +40,19 @@ struct Case {
 #[derive(Clone, Debug)]
 struct Chunk {
     records: Vec<Record>,
-    /// Whether to wait until they are read before the next chunk is appended.
-    wait: bool,
+    then: Then,
+}
+
+/// What happens before the next chunk is appended.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Nothing,
+    /// All is read.
+    Wait,
+    /// A checkpoint is asked for, and perhaps there.
+    Checkpoint(bool),
+    /// The engine ends wherever it is, and another goes on with so many workers.
+    Restart(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -159,8 +170,14 @@ fn record() -> impl Strategy<Value = Record> {
 }
 
 fn chunks() -> impl Strategy<Value = Vec<Chunk>> {
-    let chunk = (prop::collection::vec(record(), 1..14), any::<bool>());
-    prop::collection::vec(chunk.prop_map(|(records, wait)| Chunk { records, wait }), 1..6)
+    let then = prop_oneof![
+        3 => Just(Then::Nothing),
+        3 => Just(Then::Wait),
+        3 => any::<bool>().prop_map(Then::Checkpoint),
+        2 => (1..5usize).prop_map(Then::Restart),
+    ];
+    let chunk = (prop::collection::vec(record(), 1..14), then);
+    prop::collection::vec(chunk.prop_map(|(records, then)| Chunk { records, then }), 1..8)
 }
 
 /// The lines of `[[input]]` and of the entity and its keep rule, which depend on each other.
@@ -398,10 +415,23 @@ fn run(case: &Case, workers: usize) -> String {
             log.append(TOPICS[at], record.partition % case.partitions[at], [MemoryRecord { timestamp_ms, value }]);
             read += readers(TOPICS[at]);
         }
-        if chunk.wait {
-            bench.run_to(read, DEADLINE);
-            assert_eq!(bench.failed, None);
+        match chunk.then {
+            Then::Nothing => {}
+            Then::Wait => bench.run_to(read, DEADLINE),
+            Then::Checkpoint(wait) => {
+                bench.run_until(DEADLINE, Bench::is_checkpointed);
+                bench.checkpoint();
+                if wait {
+                    bench.run_until(DEADLINE, Bench::is_checkpointed);
+                }
+            }
+            Then::Restart(workers) => {
+                // Which is there or is not, but never half.
+                bench.run_until(DEADLINE, Bench::is_checkpointed);
+                bench.restart(workers, Vec::new());
+            }
         }
+        assert_eq!(bench.failed, None);
     }
     bench.run_to(read, DEADLINE);
     assert_eq!(bench.failed, None);
@@ -416,7 +446,7 @@ fn equals(inputs: &[&str], tally: &str, values: &[&str]) {
     run_all(&Case {
         job: format!("name = 'job'\ndataflow = 'tally'\n{inputs}[tally]\n{tally}\n"),
         partitions: [1, 1],
-        chunks: vec![Chunk { records: values.iter().map(record).collect(), wait: false }],
+        chunks: vec![Chunk { records: values.iter().map(record).collect(), then: Then::Nothing }],
     });
 }
 

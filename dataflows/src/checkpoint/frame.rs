@@ -42,7 +42,9 @@ pub struct Found {
 pub enum Damaged {
     #[error("it is no file of frames")]
     NoFrames,
-    #[error("it has version {0}, and this program understands {VERSION}; run the program that wrote it, or `restart --ignore-state`")]
+    #[error(
+        "it has version {0}, and this program understands {VERSION}; run the program that wrote it, or `restart --ignore-state`"
+    )]
     Version(u32),
     #[error("it ends in the midst of a frame, at byte {0}")]
     Cut(usize),

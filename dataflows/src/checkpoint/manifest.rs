@@ -105,9 +105,8 @@ impl Place {
 
     /// The numbers of the manifests there are, ascending.
     fn numbers(&self, store: &dyn CheckpointStore) -> Result<Vec<u64>, StoreError> {
-        let number = |name: &String| {
-            name.strip_prefix(&self.folder)?.strip_prefix('/')?.strip_suffix(".manifest")?.parse().ok()
-        };
+        let number =
+            |name: &String| name.strip_prefix(&self.folder)?.strip_prefix('/')?.strip_suffix(".manifest")?.parse().ok();
         Ok(store.list(&self.folder)?.iter().filter_map(number).collect())
     }
 
@@ -234,7 +233,9 @@ impl Manifest {
     fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, NoUse> {
         let text = std::str::from_utf8(bytes).map_err(|_| "its manifest is damaged")?;
         let mut lines = text.lines();
-        let (Some(json), Some(crc)) = (lines.next(), lines.next()) else { return Err("its manifest is cut short".into()) };
+        let (Some(json), Some(crc)) = (lines.next(), lines.next()) else {
+            return Err("its manifest is cut short".into());
+        };
         if format!("{:08x}", crc32fast::hash(json.as_bytes())) != crc {
             return Err("its manifest is damaged".into());
         }

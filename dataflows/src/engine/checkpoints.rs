@@ -26,12 +26,25 @@ pub struct Message {
 /// See [`Message`].
 pub enum Piece {
     /// The job was taken up, by a claim of that number and perhaps from a checkpoint.
-    TakenUp { place: Place, claim: u64, from: Option<Arc<Loaded>> },
+    TakenUp {
+        place: Place,
+        claim: u64,
+        from: Option<Arc<Loaded>>,
+    },
     /// A checkpoint begins, to which so many operators will contribute.
-    Begin { number: u64, takers: usize, outbox: Outbox },
+    Begin {
+        number: u64,
+        takers: usize,
+        outbox: Outbox,
+    },
     Frame(Frame),
     /// What the manifest says besides.
-    Told { epoch: Epoch, offsets: Vec<ReadTo>, records: RecordChanges, polls: Vec<PollKey> },
+    Told {
+        epoch: Epoch,
+        offsets: Vec<ReadTo>,
+        records: RecordChanges,
+        polls: Vec<PollKey>,
+    },
     /// An operator has given all it has.
     Done,
     /// The job is gone.

@@ -287,7 +287,8 @@ impl Collector {
         match self.aggregates.first() {
             Some(Aggregate::Count) => Ok(Decimal::from_int(sums.count)),
             _ => fit(sums.sum).ok_or_else(|| {
-                let subject = self.told.subject(subject).and_then(|subject| subject.name.as_deref()).unwrap_or_default();
+                let subject =
+                    self.told.subject(subject).and_then(|subject| subject.name.as_deref()).unwrap_or_default();
                 Failure::new(format!("the total of subject {subject:?} is beyond the fixed point (about 1.7e20)"))
             }),
         }

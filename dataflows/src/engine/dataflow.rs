@@ -106,7 +106,8 @@ pub fn build<'scope>(
             if keep != Keep::All {
                 let standing = Standing::new(Keeps::Same(keep), spec.order.is_some(), spec.is_detailed());
                 let stood = stand(claims, standing, job, from);
-                sums = stood.sums;
+                // What the source tells first comes past the standing claims.
+                sums = scope.concatenate([sums, stood.sums]);
                 details = stood.details;
                 facts = scope.concatenate([facts, stood.facts]);
             }

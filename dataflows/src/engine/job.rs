@@ -96,6 +96,8 @@ pub struct Job {
     book: Option<RwLock<Book>>,
     /// How many operators of all workers contribute to a checkpoint.
     pub takers: AtomicUsize,
+    /// The checkpoint that was asked for last, and by how many workers.
+    asked: Mutex<(u64, usize)>,
     /// The checkpoint that is due, or was last: its number and its epoch.
     due: Mutex<Option<(u64, u64)>>,
     writer: Option<Sender<Message>>,
@@ -132,6 +134,7 @@ impl Job {
             beside: AtomicBool::new(install.beside),
             book,
             takers: AtomicUsize::new(0),
+            asked: Mutex::default(),
             due: Mutex::new(None),
             writer: keeping.writer,
             from: Mutex::new(keeping.from),
@@ -150,17 +153,21 @@ impl Job {
         }
     }
 
-    /// Begins a checkpoint of the epoch that is open; every worker brings the command, and the first of
-    /// them begins.
-    pub fn begin_checkpoint(&self, number: u64) {
-        self.clock.hold(|epoch| {
-            let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-            if due.is_none_or(|(last, _)| number > last) {
+    /// A worker, of `workers`, brings the command to write a checkpoint. The last of them begins it, of the
+    /// epoch that is open: by then the dataflow stands on all.
+    pub fn begin_checkpoint(&self, number: u64, workers: usize) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.0 != number {
+            *asked = (number, 0);
+        }
+        asked.1 += 1;
+        if asked.1 == workers {
+            self.clock.hold(|epoch| {
                 let takers = self.takers.load(Ordering::Acquire);
                 self.give(Piece::Begin { number, takers, outbox: self.outbox.clone() });
-                *due = Some((number, epoch));
-            }
-        });
+                *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, epoch));
+            });
+        }
     }
 
     /// The number and the epoch of the checkpoint that is due, or was last.

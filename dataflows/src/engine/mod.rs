@@ -5,8 +5,8 @@
 //! formats, and a place to send events. It runs as a process under the node, or in-process in tests
 //! and in programs that embed it.
 
-pub mod clock;
 pub mod checkpoints;
+pub mod clock;
 mod collect;
 mod dataflow;
 pub mod facts;
@@ -40,8 +40,8 @@ use front::Front;
 use job::{Halt, Install, Job, Keeping, Origin, Outbox};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
-use std::sync::mpsc::Sender;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -187,7 +187,6 @@ impl Engine {
         let oldest = self.shared.beats.iter().map(|beat| beat.load(Ordering::Acquire)).min().unwrap_or(now);
         Duration::from_millis(now.saturating_sub(oldest))
     }
-
 }
 
 impl Drop for Engine {

@@ -93,9 +93,8 @@ pub fn people<'scope>(
     let mut taker = Taker::new(job, scope.activator_for(builder.operator_info().address));
     let mut people = People::default();
     if let Some(from) = from {
-        let groups = from.each_group(Kind::People, |group, frames| {
-            people.restore(group, frames, |subject| from.is_kept(subject))
-        });
+        let groups = from
+            .each_group(Kind::People, |group, frames| people.restore(group, frames, |subject| from.is_kept(subject)));
         groups.unwrap_or_else(|failure| job.fail(failure));
     }
     let mut input = builder.new_input(spoken, Exchange::new(|s: &Spoken| s.person.who.key_group() as u64));

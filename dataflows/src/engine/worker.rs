@@ -59,7 +59,8 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
             let dataflow = worker.next_dataflow_index();
             let source = &shared.config.source;
             let alive = || shared.beat(worker_index);
-            let control = worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source, &alive));
+            let control =
+                worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source, &alive));
             control.halt(install.halt.clone());
             job.built(worker.peers());
             installed.insert(install.job, Installed { dataflow, control, job, poll_changes: 0 });
@@ -98,7 +99,7 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
         }
         Command::Checkpoint { job, number } => {
             if let Some(job) = installed.get(&job) {
-                job.job.begin_checkpoint(number);
+                job.job.begin_checkpoint(number, worker.peers());
                 job.control.announce();
             }
         }

@@ -130,9 +130,7 @@ impl Standing {
     fn what(&mut self, says: Says, lines: &[u32]) -> Result<What, String> {
         Ok(match says {
             Says::Line(place) => What::Line(*lines.get(place as usize).ok_or("a line that the frame does not name")?),
-            Says::More(subject, more) => {
-                What::More(self.more.insert((self.lines.subject_index(subject), more)))
-            }
+            Says::More(subject, more) => What::More(self.more.insert((self.lines.subject_index(subject), more))),
             Says::Set(claims) => {
                 let mut set = Vec::with_capacity(claims.len());
                 for (order, says) in claims {
