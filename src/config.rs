@@ -46,6 +46,8 @@ pub struct Config {
     pub log: LogConfig,
     pub server: ServerConfig,
     pub engine: EngineConfig,
+    /// How often a checkpoint of each job is written; `None`: only when asked for and at a clean stop.
+    pub checkpoint_every: Option<Duration>,
 }
 
 /// The embedded log.
@@ -91,6 +93,13 @@ struct RawConfig {
     log: RawLog,
     server: RawServer,
     engine: RawEngine,
+    checkpoint: RawCheckpoint,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCheckpoint {
+    every_s: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -341,6 +350,10 @@ impl Layers {
             },
             engine: EngineConfig {
                 hang: Duration::from_secs(self.bounded("engine.hang_s", raw.engine.hang_s, 1, 3600)?),
+            },
+            checkpoint_every: match self.bounded("checkpoint.every_s", raw.checkpoint.every_s, 0, 86_400)? {
+                0 => None,
+                every_s => Some(Duration::from_secs(every_s)),
             },
             data_dir: raw.data_dir,
             log_level,

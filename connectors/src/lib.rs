@@ -8,6 +8,7 @@
 //! `log` is where records stand (Kafka will implement the same traits), `decode` makes events of them,
 //! `feeds` write records, `sinks` are where whole closed epochs are written.
 
+pub mod checkpoint_store;
 pub mod dead_letters;
 pub mod decode;
 pub mod feeds;

@@ -292,7 +292,8 @@ pub struct Bench {
     /// What it is started with again.
     config: EngineConfig,
     install: Install,
-    engine: Engine,
+    /// `None`: it was ended.
+    engine: Option<Engine>,
     events: Receiver<EngineEvent>,
     pub results: JobResults,
     /// Where its checkpoints are.
@@ -356,7 +357,7 @@ impl Bench {
         Bench {
             config,
             install,
-            engine,
+            engine: Some(engine),
             events,
             results,
             store,
@@ -369,26 +370,38 @@ impl Bench {
         }
     }
 
+    /// Ends the engine wherever it is. What it has told can still be taken.
+    pub fn end(&mut self) {
+        self.engine = None;
+    }
+
     /// Ends the engine wherever it is, and starts another, with that many workers, which goes on from the
     /// newest checkpoint; the polls of a `polls` job are these by now.
     pub fn restart(&mut self, workers: usize, polls: Vec<PollInForce>) {
+        self.end();
+        while self.take_one() {}
         self.config.workers = workers;
         self.install.polls = polls;
         // Numbers of epochs never come back.
         self.install.first_epoch = Epoch(self.results.epoch().unwrap_or_default().0 + 1_000);
         let (engine, events) = engine(&self.config);
-        // The one before it is gone first.
-        drop(std::mem::replace(&mut self.engine, engine));
+        engine.command(Command::Install(Box::new(self.install.clone())));
+        self.engine = Some(engine);
         self.events = events;
         self.results = JobResults::new(Shape::of(&self.install.spec, &self.install.inputs));
         (self.taken_up, self.failed) = (None, None);
-        self.engine.command(Command::Install(Box::new(self.install.clone())));
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(engine) = &self.engine {
+            engine.command(command);
+        }
     }
 
     /// Asks for a checkpoint; answers its number.
     pub fn checkpoint(&mut self) -> u64 {
         self.asked += 1;
-        self.engine.command(Command::Checkpoint { job: JobId(1), number: self.asked });
+        self.command(Command::Checkpoint { job: JobId(1), number: self.asked });
         self.asked
     }
 
@@ -402,7 +415,7 @@ impl Bench {
 
     /// Changes the polls of a `polls` job.
     pub fn polls(&self, change: PollChange) {
-        self.engine.command(Command::Polls { job: JobId(1), change });
+        self.command(Command::Polls { job: JobId(1), change });
     }
 
     /// Takes events until the results stand for `records` records, or the job fails.
@@ -418,20 +431,31 @@ impl Bench {
             let event = self.events.recv_timeout(wait).unwrap_or_else(|_| {
                 panic!("not done after {deadline:?}: {} records read", self.results.accounting().read)
             });
-            self.engine.taken();
-            match event {
-                EngineEvent::Closed { update, .. } => {
-                    self.results.apply(*update);
-                    (self.check)(&self.results);
-                }
-                EngineEvent::Failed { error, .. } => self.failed = Some(error),
-                EngineEvent::Polls { event, .. } => self.poll_events.push(event),
-                EngineEvent::Checkpoint { number, event, .. } => self.checkpoint_events.push((number, event)),
-                EngineEvent::TakenUp { from, passed_over, .. } => {
-                    self.taken_up = Some((from.map(|(number, _)| number), passed_over));
-                }
-                EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
+            self.take(event);
+        }
+    }
+
+    /// Takes an event that is there; whether there was one.
+    pub fn take_one(&mut self) -> bool {
+        self.events.try_recv().map(|event| self.take(event)).is_ok()
+    }
+
+    fn take(&mut self, event: EngineEvent) {
+        if let Some(engine) = &self.engine {
+            engine.taken();
+        }
+        match event {
+            EngineEvent::Closed { update, .. } => {
+                self.results.apply(*update);
+                (self.check)(&self.results);
             }
+            EngineEvent::Failed { error, .. } => self.failed = Some(error),
+            EngineEvent::Polls { event, .. } => self.poll_events.push(event),
+            EngineEvent::Checkpoint { number, event, .. } => self.checkpoint_events.push((number, event)),
+            EngineEvent::TakenUp { from, passed_over, .. } => {
+                self.taken_up = Some((from.map(|(number, _)| number), passed_over));
+            }
+            EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
         }
     }
 }

@@ -35,6 +35,12 @@ pub enum Command {
     Resume(ActArgs),
     /// End a job; its last results stay readable until its name is used again
     Cancel(CancelArgs),
+    /// Write a checkpoint of a job
+    Checkpoint(CheckpointArgs),
+    /// Take a job down and up again, from its newest checkpoint
+    Restart(RestartArgs),
+    /// Change the number of workers of a running server
+    Scale(ScaleArgs),
     /// Print a job's tallies
     Results(ResultsArgs),
     /// Live bars in the terminal
@@ -236,6 +242,38 @@ pub struct ListArgs {
 pub struct NameArgs {
     /// The job
     pub name: String,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointArgs {
+    /// The job
+    pub name: String,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// The job
+    pub name: String,
+    /// Begin where its inputs do, as far as the log still has that, and not from a checkpoint
+    #[arg(long)]
+    pub ignore_state: bool,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ScaleArgs {
+    /// Worker threads from now on
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=crate::config::WORKERS_MAX as u64))]
+    pub workers: u64,
     #[arg(long, default_value = "table")]
     pub format: Format,
     #[command(flatten)]

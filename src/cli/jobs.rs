@@ -152,6 +152,16 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
             None => line(format_args!("replacing {} of {} records", replacing.records, replacing.of))?,
         }
     }
+    if let Some(kept) = &job.checkpoint {
+        let age = jiff::Timestamp::now().duration_since(kept.at).as_secs().max(0);
+        line(format_args!(
+            "checkpoint at epoch {}, {age} s old: {} bytes added in {} ms, {} bytes in all",
+            kept.epoch, kept.bytes, kept.ms, kept.held_bytes
+        ))?;
+        if let Some(error) = &kept.error {
+            line(format_args!("checkpoint can't be written: {}", plain(error)))?;
+        }
+    }
     if let Some(refill) = job.refill {
         line(format_args!("refill    {} of {} records", refill.records, refill.of))?;
     }
@@ -270,6 +280,6 @@ pub fn shortened(text: &str, chars_max: usize) -> String {
     }
 }
 
-fn optional<T: ToString>(value: Option<T>) -> String {
+pub(super) fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
 }

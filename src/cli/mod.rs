@@ -8,6 +8,7 @@ mod client;
 mod demo;
 mod feed;
 mod jobs;
+mod keeping;
 mod letters;
 pub mod output;
 mod polls;
@@ -80,6 +81,11 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Cancel(args) => {
             ask(args.server.client()?, |c| async move { jobs::cancel(&c, &args.name, args.mode).await })
         }
+        Command::Checkpoint(args) => {
+            ask(args.server.client()?, |c| async move { keeping::checkpoint(&c, &args).await })
+        }
+        Command::Restart(args) => ask(args.server.client()?, |c| async move { keeping::restart(&c, &args).await }),
+        Command::Scale(args) => ask(args.server.client()?, |c| async move { keeping::scale(&c, &args).await }),
         Command::Results(args) => ask(args.server.client()?, |c| async move { results::show(&c, &args).await }),
         Command::Watch(args) => ask(args.server.client()?, |c| async move { watch::run(c, &args).await }),
         Command::Recount(args) => {

@@ -32,6 +32,9 @@ pub struct JobRecord {
     pub wanted: Wanted,
     /// Where a pause has left it, by input and partition.
     pub paused_at: Option<Vec<Vec<Offset>>>,
+    /// See `Plan::form`.
+    #[serde(default)]
+    pub form: u64,
     /// What is computed beside it, to take its place.
     #[serde(default)]
     pub replacing: Option<(JobSpec, Vec<InstallInput>)>,

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use std::io::{BufReader, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use tallyflow_connectors::checkpoint_store::ObjectCheckpoints;
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_connectors::log::embedded::EmbeddedReader;
 use tallyflow_dataflows::engine::{Engine, EngineConfig};
@@ -24,7 +25,7 @@ pub fn run() -> anyhow::Result<()> {
     abort_on_panic();
     let mut input = BufReader::new(std::io::stdin().lock());
     let first = read_frame(&mut input).context("reading the first frame")?;
-    let Some(ToEngine::Start { workers, hash_key, log_dir }) = first else {
+    let Some(ToEngine::Start { workers, hash_key, log_dir, checkpoints_dir }) = first else {
         bail!("the engine is started by `tallyflow serve`, not by hand");
     };
     let (send, outgoing) = channel();
@@ -37,12 +38,22 @@ pub fn run() -> anyhow::Result<()> {
             bail!("opening the log in {}: {error}", log_dir.display());
         }
     };
+    let checkpoints = match ObjectCheckpoints::in_folder(&checkpoints_dir) {
+        Ok(checkpoints) => Arc::new(checkpoints),
+        Err(error) => {
+            let mut out = std::io::stdout().lock();
+            write_frame(&mut out, &FromEngine::Refused(error.to_string()))?;
+            out.flush()?;
+            bail!("{error}");
+        }
+    };
     let events = send.clone();
     let engine = Engine::start(EngineConfig {
         workers,
         hash_key,
         source: reader.clone(),
         formats: Arc::new(BuiltinFormats),
+        checkpoints: Some(checkpoints),
         deliver: Arc::new(move |event| {
             // The writer's thread ends with the process only.
             events.send(Outgoing::Event(Box::new(event))).ok();

@@ -3,7 +3,7 @@
 use crate::node::control::{JobRecord, Wanted, is_internal};
 use crate::node::job::{Job, JobState};
 use crate::node::sinks::SinkHandle;
-use crate::node::supervise::{install, is_live};
+use crate::node::supervise::is_live;
 use crate::node::{CancelMode, DRAIN_WAIT, JobError, JobText, Node, PAUSE_WAIT, SubmitError, lock};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -61,6 +61,7 @@ impl Node {
             inputs,
             wanted: Wanted::Running,
             paused_at: None,
+            form: 0,
             replacing: None,
         };
         let name = record.spec.name.clone();
@@ -68,6 +69,7 @@ impl Node {
         self.control.put_job(&record)?;
         std::fs::remove_file(self.last_results(&name)).ok();
         if let Some(before) = before {
+            self.forget_checkpoints(before.id);
             self.forget_polls_of(&before);
         }
         // One lock over both: an engine that starts is told of every job there is, and only those it was
@@ -78,7 +80,7 @@ impl Node {
             // Above every epoch that an earlier job of this name has shown.
             let newest = Epoch(self.newest_epoch.load(Ordering::Acquire) + 1);
             let polls = self.polls_to_install(&job);
-            running.link.command(install(&job, running.first_epoch.max(newest), running.epoch_limit, polls));
+            running.link.command(self.install(&job, running.first_epoch.max(newest), running.epoch_limit, polls));
         }
         drop(running);
         self.start_sinks(&job).map_err(|e| failed(&e))?;
@@ -209,9 +211,16 @@ impl Node {
     }
 
     fn add(&self, record: &JobRecord) -> Arc<Job> {
-        let (id, workers) = (JobId(record.id), self.config.workers);
+        let (id, workers) = (JobId(record.id), self.workers());
         let graph = self.graph(id, &record.spec, &record.inputs);
-        let job = Job::new(id, record.spec.clone(), record.inputs.clone(), record.submitted_ms, graph, workers);
+        let job = Job::new(
+            id,
+            record.spec.clone(),
+            record.inputs.clone(),
+            record.submitted_ms,
+            (graph, record.form),
+            workers,
+        );
         let job = Arc::new(job);
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = jobs.by_name.insert(record.spec.name.clone(), job.clone()) {
@@ -280,6 +289,7 @@ impl Node {
             inputs: plan.inputs.clone(),
             wanted,
             paused_at,
+            form: plan.form,
             replacing: job.beside().map(|plan| (plan.spec.clone(), plan.inputs.clone())),
         };
         Ok(self.control.put_job(&record)?)

@@ -7,6 +7,7 @@
 //!    '-- log (only writer)                                  '-- sinks follow
 //! ```
 
+mod checkpoint;
 mod control;
 mod engine_process;
 pub mod job;
@@ -15,6 +16,7 @@ mod link;
 pub mod polls;
 mod recount;
 mod replace;
+mod rescale;
 mod sinks;
 mod supervise;
 mod wire;
@@ -22,18 +24,20 @@ mod wire;
 pub use control::is_internal;
 pub use engine_process::run as run_engine;
 pub use replace::Submitted;
+pub use rescale::{Receipt, ReceiptState, RescaleError};
 
 use crate::config::Config;
 use anyhow::{Context, bail};
 use control::Control;
 use job::{Job, JobState, Plan};
 use polls::Polls;
+use rescale::Receipts;
 use serde::{Deserialize, Serialize};
 use sinks::SinkHandle;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
@@ -166,6 +170,12 @@ pub struct Node {
     /// The newest epoch that any job has shown.
     newest_epoch: AtomicU64,
     halts: AtomicU64,
+    /// Worker threads of the engine; and whether its next end was asked for, to change that.
+    workers: AtomicUsize,
+    planned: AtomicBool,
+    receipts: Mutex<Receipts>,
+    /// How many checkpoints were asked for.
+    checkpoints: AtomicU64,
     /// How many forms of jobs were computed beside them.
     engine_ids: AtomicU64,
     stopping: AtomicBool,
@@ -222,6 +232,10 @@ impl Node {
             restarts: AtomicU64::new(0),
             newest_epoch: AtomicU64::new(0),
             halts: AtomicU64::new(0),
+            workers: AtomicUsize::new(config.workers),
+            planned: AtomicBool::new(false),
+            receipts: Mutex::default(),
+            checkpoints: AtomicU64::new(0),
             engine_ids: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             ended: watch::channel(false).0,
@@ -250,6 +264,7 @@ impl Node {
         }));
         node.supervise()?;
         node.look_after_polls()?;
+        node.take_checkpoints()?;
         Ok(node)
     }
 
@@ -294,7 +309,7 @@ impl Node {
     /// The engine as it is now.
     pub fn cluster(&self) -> ClusterStatus {
         ClusterStatus {
-            workers: self.config.workers,
+            workers: self.workers(),
             engine_pid: self.running().as_ref().map(|running| running.link.pid),
             engine_restarts: self.restarts.load(Ordering::Acquire),
         }
@@ -313,6 +328,7 @@ impl Node {
 
     /// Flushes the sinks and ends the engine. Blocks, at most some seconds.
     pub fn shutdown(&self) {
+        self.checkpoint_all();
         self.stopping.store(true, Ordering::Release);
         // Whoever looks after the polls has either seen that, or waits by now.
         drop(lock(&self.polls));

@@ -16,7 +16,7 @@
 
 use crate::node::job::{Job, JobState, Place, Plan};
 use crate::node::sinks::SinkHandle;
-use crate::node::supervise::{install, install_beside, is_live};
+use crate::node::supervise::{install_beside, is_live};
 use crate::node::{JobError, JobText, Node, SubmitError, lock};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::job::{Halt, InstallInput};
 use tallyflow_dataflows::ids::Epoch;
+use tallyflow_dataflows::source::Source;
 use tallyflow_dataflows::spec::{Dataflow, JobSpec};
 use tallyflow_dataflows::update::JobId;
 
@@ -96,7 +97,7 @@ impl Node {
                 let remedy = "it reads its records again just now; wait until it runs";
                 return Err(JobError::State { name, state, remedy });
             }
-            Dataflow::Polls(_) => self.read_anew(&job).map_err(|error| JobError::Failed(format!("{error:#}")))?,
+            Dataflow::Polls(_) => self.read_anew(&job, true).map_err(|error| JobError::Failed(format!("{error:#}")))?,
             Dataflow::Tally(_) => self.begin_beside(&job, plan.spec.clone(), plan.inputs.clone())?,
         }
         Ok(job)
@@ -117,29 +118,54 @@ impl Node {
         noted.map_err(|e| failed(&e))
     }
 
-    /// Polls come and go while their job is computed: it is read again in its own place, and readers keep
-    /// the numbers that it had until it is there again.
-    fn read_anew(&self, job: &Arc<Job>) -> anyhow::Result<()> {
+    /// A job is read again in its own place, and readers keep the numbers that it had until it is there
+    /// again: from its newest checkpoint, or with `ignore_state` from where it begins. (Polls come and go
+    /// while their job is computed, so it can't be computed beside itself.) `changing` is held.
+    pub(super) fn read_anew(&self, job: &Arc<Job>, ignore_state: bool) -> anyhow::Result<()> {
         let target = self.ends(job)?;
-        self.dead_letters_store().clear(job.name())?;
-        let running = self.running();
-        self.polls_left_alone([job]);
-        let Some(running) = running.as_ref() else {
-            // The engine that is being started reads it anew.
-            job.catch_up(target);
-            return Ok(());
-        };
-        let (before, engine_id) = (job.plan().engine_id, self.next_engine_id());
-        running.link.command(Command::Remove(before));
-        {
-            let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
-            jobs.by_id.remove(&before);
-            job.catch_up_as(engine_id, target);
-            jobs.by_id.insert(engine_id, job.clone());
+        let before = job.plan();
+        let Plan { spec, form, inputs, graph, .. } = &*before;
+        let (mut form, mut inputs) = (*form, inputs.clone());
+        if ignore_state {
+            form += 1;
+            self.dead_letters_store().clear(job.name())?;
+            self.raise_to_kept(&mut inputs)?;
         }
-        let first = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
-        let polls = self.polls_to_install(job);
-        running.link.command(install(job, first, running.epoch_limit, polls));
+        let engine_id = self.next_engine_id();
+        let plan = Plan { engine_id, spec: spec.clone(), form, inputs, graph: graph.clone() };
+        {
+            let running = self.running();
+            self.polls_left_alone([job]);
+            job.checkpoint_lost();
+            if let Some(running) = running.as_ref() {
+                running.link.command(Command::Remove(before.engine_id));
+            }
+            {
+                let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
+                jobs.by_id.remove(&before.engine_id);
+                job.catch_up_by(plan, target);
+                jobs.by_id.insert(engine_id, job.clone());
+            }
+            // Else the engine that is being started reads it anew.
+            if let Some(running) = running.as_ref() {
+                let first = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
+                let polls = self.polls_to_install(job);
+                running.link.command(self.install(job, first, running.epoch_limit, polls));
+            }
+        }
+        Ok(self.want(job, self.wanted(job), None)?)
+    }
+
+    /// Has inputs begin where the log does, where retention has taken more.
+    fn raise_to_kept(&self, inputs: &mut [InstallInput]) -> anyhow::Result<()> {
+        for input in inputs {
+            let Some(topic) = Source::topic(self.log.as_ref(), &input.topic)? else { continue };
+            for start in &mut input.partitions {
+                if let Some(state) = topic.partitions.get(start.partition.0 as usize) {
+                    start.from = start.from.max(state.start);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -166,7 +192,7 @@ impl Node {
     ) -> anyhow::Result<()> {
         let engine_id = self.next_engine_id();
         let graph = self.graph(engine_id, &spec, &inputs);
-        let plan = Arc::new(Plan { engine_id, spec, inputs, graph });
+        let plan = Arc::new(Plan { engine_id, spec, form: job.plan().form + 1, inputs, graph });
         let target = self.ends_of_inputs(&plan.inputs)?;
         let running = self.running();
         job.begin_beside(plan.clone(), target);
@@ -233,10 +259,13 @@ impl Node {
                 tracing::error!(job = job.name(), "its dead letters can't be renewed: {error}");
             }
             self.jobs.write().unwrap_or_else(PoisonError::into_inner).by_id.remove(&over.engine_id);
+            job.checkpoint_lost();
             if let Some(running) = running.as_ref() {
                 running.link.command(Command::Remove(over.engine_id));
+                running.link.command(Command::Keep { job: id, place: self.place(job.id, &job.plan()) });
             }
         }
+        job.want_checkpoint();
         // If it is not noted, the next start computes it beside once more.
         if let Err(error) = self.want(job, self.wanted(job), None) {
             tracing::error!(job = job.name(), "that it was replaced can't be noted: {error}");

@@ -86,15 +86,23 @@ impl Node {
                 self.polls_left_alone(&jobs);
                 // From here on none of them can take a place: what it showed is not computed any more.
                 jobs.iter().for_each(|job| drop(job.beside_anew()));
+                jobs.iter().for_each(|job| job.checkpoint_lost());
             }
             if self.is_stopping() {
                 break;
             }
-            self.restarts.fetch_add(1, Ordering::AcqRel);
-            tracing::error!("the engine is gone ({why}); readers keep the last numbers while it is started again");
+            let planned = self.planned.swap(false, Ordering::AcqRel);
             for job in self.jobs().iter().filter(|job| is_live(job.state())) {
                 job.catch_up(job.offsets());
+                if planned {
+                    job.set_state(JobState::Rescaling, None);
+                }
             }
+            if planned {
+                continue;
+            }
+            self.restarts.fetch_add(1, Ordering::AcqRel);
+            tracing::error!("the engine is gone ({why}); readers keep the last numbers while it is started again");
             backoff = if started.elapsed() > YOUNG { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
             std::thread::sleep(backoff);
         }
@@ -104,9 +112,10 @@ impl Node {
     fn start_engine(&self) -> anyhow::Result<(Arc<Link>, BufReader<ChildStdout>)> {
         let (first_epoch, epoch_limit) = self.control.reserve_epochs()?;
         let start = ToEngine::Start {
-            workers: self.config.workers,
+            workers: self.workers(),
             hash_key: self.control.hash_key,
             log_dir: self.config.data_dir.clone(),
+            checkpoints_dir: self.checkpoints_dir(),
         };
         // The lock keeps submissions out until every job was told.
         let mut running = self.running();
@@ -114,9 +123,10 @@ impl Node {
         // Its start counts as a sign of life: one that hangs before it has given any is noticed too.
         self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
         self.pulse.silence_ms.store(0, Ordering::Release);
-        tracing::info!(pid = link.pid, workers = self.config.workers, "the engine was started");
+        tracing::info!(pid = link.pid, workers = self.workers(), "the engine was started");
         for job in self.jobs().iter().filter(|job| is_live(job.state())) {
-            link.command(install(job, first_epoch, epoch_limit, self.polls_to_install(job)));
+            job.set_workers(self.workers());
+            link.command(self.install(job, first_epoch, epoch_limit, self.polls_to_install(job)));
         }
         for plan in self.jobs().iter().filter_map(|job| job.beside_anew()) {
             link.command(install_beside(&plan, first_epoch, epoch_limit));
@@ -169,6 +179,8 @@ impl Node {
                 }
             }
             EngineEvent::Polls { job, event } => self.on_poll_event(job, event),
+            EngineEvent::TakenUp { job, from, passed_over } => self.on_taken_up(job, from, &passed_over),
+            EngineEvent::Checkpoint { job, number, event } => self.on_checkpoint(job, number, event),
             EngineEvent::Removed { .. } => {}
         }
     }
@@ -207,6 +219,28 @@ impl Node {
                 self.note_soon(job);
             }
         }
+    }
+
+    /// The command that installs a job, with its polls; it goes on from its newest checkpoint.
+    pub(super) fn install(
+        &self,
+        job: &Job,
+        first_epoch: Epoch,
+        epoch_limit: Epoch,
+        polls: Vec<PollInForce>,
+    ) -> Command {
+        let plan = job.plan();
+        Command::Install(Box::new(Install {
+            job: plan.engine_id,
+            spec: plan.spec.clone(),
+            inputs: plan.inputs.clone(),
+            first_epoch,
+            epoch_limit,
+            halt: job.halt(),
+            beside: false,
+            polls,
+            keep: Some(self.place(job.id, &plan)),
+        }))
     }
 
     fn keep_epochs_reserved(&self, epoch: Epoch) {
@@ -267,22 +301,8 @@ impl Node {
 
 /// Whether the engine is to run the job.
 pub fn is_live(state: JobState) -> bool {
-    matches!(state, JobState::Starting | JobState::Running | JobState::Paused | JobState::Recovering)
-}
-
-/// The command that installs a job, with its polls.
-pub fn install(job: &Job, first_epoch: Epoch, epoch_limit: Epoch, polls: Vec<PollInForce>) -> Command {
-    let plan = job.plan();
-    Command::Install(Box::new(Install {
-        job: plan.engine_id,
-        spec: plan.spec.clone(),
-        inputs: plan.inputs.clone(),
-        first_epoch,
-        epoch_limit,
-        halt: job.halt(),
-        beside: false,
-        polls,
-    }))
+    use JobState::{Paused, Recovering, Rescaling, Running, Starting};
+    matches!(state, Starting | Running | Paused | Recovering | Rescaling)
 }
 
 /// The command that installs what is to take a job's place.

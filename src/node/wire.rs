@@ -18,6 +18,7 @@ pub enum ToEngine {
         workers: usize,
         hash_key: HashKey,
         log_dir: PathBuf,
+        checkpoints_dir: PathBuf,
     },
     Command(Command),
     /// A partition has a new end.

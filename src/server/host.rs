@@ -1,10 +1,11 @@
 //! What the server asks of the node: the one door between them, so that the server can be tested
 //! against jobs whose results the test writes.
 
-use crate::node::job::Job;
+use crate::node::job::{CheckpointStatus, Job};
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
-    CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, Submitted, is_internal,
+    CancelMode, ClusterStatus, JobError, JobText, Node, Receipt, RecountError, Recounted, RescaleError, SubmitError,
+    Submitted, is_internal,
 };
 use std::sync::Arc;
 use tallyflow_connectors::dead_letters::DeadLetter;
@@ -51,7 +52,14 @@ pub trait Host: Send + Sync + 'static {
     fn close_poll(&self, id: &str) -> Result<PollView, PollError>;
     /// Blocks for a durable write.
     fn delete_poll(&self, id: &str) -> Result<(), PollError>;
+    /// Blocks until the checkpoint is there.
+    fn checkpoint(&self, name: &str) -> Result<CheckpointStatus, JobError>;
+    /// Takes a job down and up again, from its newest checkpoint or without. Blocks for a durable write.
+    fn restart(&self, name: &str, ignore_state: bool) -> Result<Arc<Job>, JobError>;
     fn cluster(&self) -> ClusterStatus;
+    /// Begins to change the number of workers.
+    fn rescale(self: Arc<Self>, workers: u64) -> Result<Receipt, RescaleError>;
+    fn receipt(&self, id: u64) -> Result<Receipt, RescaleError>;
     /// Whether the engine runs and every job that should run does.
     fn ready(&self) -> Result<(), String>;
 
@@ -120,8 +128,20 @@ impl Host for Node {
     fn delete_poll(&self, id: &str) -> Result<(), PollError> {
         self.delete_poll(id)
     }
+    fn checkpoint(&self, name: &str) -> Result<CheckpointStatus, JobError> {
+        self.checkpoint(name)
+    }
+    fn restart(&self, name: &str, ignore_state: bool) -> Result<Arc<Job>, JobError> {
+        self.restart(name, ignore_state)
+    }
     fn cluster(&self) -> ClusterStatus {
         self.cluster()
+    }
+    fn rescale(self: Arc<Self>, workers: u64) -> Result<Receipt, RescaleError> {
+        Node::rescale(&self, workers)
+    }
+    fn receipt(&self, id: u64) -> Result<Receipt, RescaleError> {
+        self.receipt(id)
     }
     fn ready(&self) -> Result<(), String> {
         self.ready()

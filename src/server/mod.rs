@@ -15,6 +15,7 @@ pub mod events;
 pub mod host;
 mod input;
 mod jobs;
+mod keeping;
 mod looks;
 mod metrics;
 mod polls;
@@ -154,6 +155,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .merge(events::routes::routes())
         .merge(polls::routes())
         .merge(topics::routes())
+        .merge(keeping::routes())
         .merge(service::routes());
     let (routes, api) = routes.split_for_parts();
     routes

@@ -1,8 +1,11 @@
 //! A node whose jobs' results a test writes, over a real log.
 
-use crate::node::job::{Job, JobState};
+use crate::node::job::{CheckpointStatus, Job, JobState};
 use crate::node::polls::{PollError, PollState, PollView, polls_job};
-use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError, Submitted};
+use crate::node::{
+    CancelMode, ClusterStatus, JobError, JobText, Receipt, ReceiptState, RecountError, Recounted, RescaleError,
+    SubmitError, Submitted,
+};
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -68,7 +71,7 @@ impl TestHost {
         let resolved = inputs.iter().map(resolved).collect();
         let dataflow = Dataflow::Polls(PollsSpec::default());
         let spec = JobSpec { name: name.into(), dataflow, inputs, sinks: Vec::new() };
-        self.run(Arc::new(Job::new(JobId(2), spec, resolved, 0, Graph::default(), 1)))
+        self.run(Arc::new(Job::new(JobId(2), spec, resolved, 0, (Graph::default(), 0), 1)))
     }
 
     fn run(&self, job: Arc<Job>) -> Arc<Job> {
@@ -98,7 +101,7 @@ pub fn job(name: &str) -> Arc<Job> {
     let spec = JobSpec { name: name.into(), dataflow: Dataflow::Tally(tally), inputs: vec![input], sinks: Vec::new() };
     let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
     let inputs = vec![InstallInput { topic: "posts".into(), partitions: vec![start], from_ms: None, until_ms: None }];
-    Arc::new(Job::new(JobId(1), spec, inputs, 0, Graph::default(), 1))
+    Arc::new(Job::new(JobId(1), spec, inputs, 0, (Graph::default(), 0), 1))
 }
 
 /// Writes the updates of a job of whole numbers.
@@ -285,6 +288,28 @@ impl Host for TestHost {
         self.polls.lock().unwrap().remove(id);
         self.deleted.lock().unwrap().insert(id.to_owned());
         Ok(())
+    }
+    fn checkpoint(&self, name: &str) -> Result<CheckpointStatus, JobError> {
+        let job = self.job(name)?;
+        let remedy = "only a job that runs or is paused has a state to keep";
+        let none = || JobError::State { name: name.into(), state: job.state().name(), remedy };
+        job.checkpoint().ok_or_else(none)
+    }
+    fn restart(&self, name: &str, _: bool) -> Result<Arc<Job>, JobError> {
+        self.job(name)
+    }
+    fn rescale(self: Arc<Self>, workers: u64) -> Result<Receipt, RescaleError> {
+        match workers {
+            1 => self.receipt(1),
+            2 => Err(RescaleError::Running(1)),
+            _ => Err(RescaleError::Bounds(workers)),
+        }
+    }
+    fn receipt(&self, id: u64) -> Result<Receipt, RescaleError> {
+        let started = jiff::Timestamp::UNIX_EPOCH;
+        let (jobs, state) = (BTreeMap::new(), ReceiptState::Running);
+        let receipt = Receipt { id, from: 2, to: 1, state, started, finished: None, pause_ms: None, jobs, error: None };
+        if id == 1 { Ok(receipt) } else { Err(RescaleError::Unknown) }
     }
     fn cluster(&self) -> ClusterStatus {
         ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }

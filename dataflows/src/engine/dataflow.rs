@@ -279,7 +279,8 @@ fn ingest<'scope>(
                             }
                             past_in = more.then_some(Duration::ZERO);
                         }
-                        Err(wait) => past_in = reader.is_refilling().then_some(wait),
+                        // One that is not begun yet too.
+                        Err(wait) => past_in = book.refill().is_some().then_some(wait),
                     }
                 }
                 if let Some(wait) = reader.retry_after() {

@@ -160,11 +160,6 @@ impl Ingest {
         Ok(any)
     }
 
-    /// Whether the past is being read.
-    pub fn is_refilling(&self) -> bool {
-        self.refilling.as_ref().is_some_and(Refilling::has_more)
-    }
-
     /// Reads a piece of the past that a refill wants, of so many records at most. Answers whether there is more to read, and whether
     /// there was something to tell.
     pub fn refill(

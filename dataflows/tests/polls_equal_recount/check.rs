@@ -22,6 +22,8 @@ pub enum Seen {
         added: Vec<PollInForce>,
         removed: usize,
     },
+    /// An engine goes on with these polls, whatever was asked for before.
+    Restarted(Vec<PollInForce>),
     /// A poll was hidden, which a refill is to remove.
     Hidden,
 }
@@ -124,6 +126,11 @@ impl<'a> Check<'a> {
                     self.may.entry(id.clone()).or_insert_with(never).push(state.clone());
                 }
                 Seen::Hidden => self.hidden += 1,
+                Seen::Restarted(polls) => {
+                    let state = |poll: &PollInForce| (poll.poll.id.clone(), vec![Some(poll.clone())]);
+                    self.may = polls.iter().map(state).collect();
+                    self.hidden = 0;
+                }
                 Seen::Refilled { .. } => {}
                 Seen::Update(update) => {
                     // Events that are told right behind an update may speak of it.

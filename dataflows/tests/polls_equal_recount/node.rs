@@ -239,6 +239,29 @@ impl Node {
                 }
             }
             Step::Delete(id) => self.delete(&format!("p{id}")),
+            Step::Checkpoint(wait) => {
+                self.until(|node| node.bench.is_checkpointed());
+                self.bench.checkpoint();
+                if *wait {
+                    self.until(|node| node.bench.is_checkpointed());
+                }
+            }
+            Step::Restart(workers) => {
+                self.until(|node| node.bench.is_checkpointed());
+                // What was told before it ended belongs to what it told it of.
+                self.bench.end();
+                while self.bench.take_one() {
+                    self.take_events();
+                }
+                let polls: Vec<PollInForce> = self.polls.values().cloned().collect();
+                self.bench.restart(*workers, polls.clone());
+                self.running = None;
+                self.waiting.number += 1;
+                self.waiting.add.clear();
+                self.waiting.remove.clear();
+                self.shown = polls.iter().map(|poll| (poll.poll.id.clone(), poll.key())).collect();
+                self.seen.borrow_mut().push(Seen::Restarted(polls));
+            }
             Step::Seal => {
                 self.until(Node::is_idle);
                 let clock_ms = self.writer.clock_ms;
@@ -333,9 +356,13 @@ impl Node {
                 return;
             }
             let (events, epoch) = (self.events, self.bench.results.epoch());
+            let checkpoints = self.bench.checkpoint_events.len();
             // Each event is taken by itself, so that it is known which update it came after.
             self.bench.run_until(DEADLINE, |bench| {
-                bench.poll_events.len() > events || bench.results.epoch() != epoch || bench.failed.is_some()
+                bench.poll_events.len() > events
+                    || bench.results.epoch() != epoch
+                    || bench.checkpoint_events.len() > checkpoints
+                    || bench.failed.is_some()
             });
             assert_eq!(self.bench.failed, None);
         }

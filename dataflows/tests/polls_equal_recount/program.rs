@@ -37,6 +37,10 @@ pub enum Step {
     Delete(usize),
     /// Gives up what is held for polls for which no record can come any more.
     Seal,
+    /// Asks for a checkpoint, and perhaps waits for it.
+    Checkpoint(bool),
+    /// The engine ends wherever it is, and another goes on with so many workers.
+    Restart(usize),
 }
 
 /// What is waited for after a step.
@@ -264,6 +268,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (poll(), edit()).prop_map(|(poll, edit)| Step::Change(poll, edit)),
         2 => poll().prop_map(Step::Delete),
         2 => Just(Step::Seal),
+        2 => any::<bool>().prop_map(Step::Checkpoint),
+        2 => (1..4usize).prop_map(Step::Restart),
     ]
 }
 

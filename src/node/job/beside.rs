@@ -194,8 +194,9 @@ impl Job {
                     results.set_top(top);
                 }
             }
-            let Plan { engine_id, inputs, graph, .. } = &*inner.plan;
-            inner.plan = Arc::new(Plan { engine_id: *engine_id, spec, inputs: inputs.clone(), graph: graph.clone() });
+            let Plan { engine_id, form, inputs, graph, .. } = &*inner.plan;
+            let (inputs, graph) = (inputs.clone(), graph.clone());
+            inner.plan = Arc::new(Plan { engine_id: *engine_id, spec, form: *form, inputs, graph });
             inner.form += 1;
             inner.sinks.clear();
             inner.beside_error = None;

@@ -1,9 +1,11 @@
 //! A job as the node keeps it: its state, its results, and who waits for news of them.
 
 mod beside;
+mod kept;
 mod status;
 
 pub use beside::{Applied, Failed, Place};
+pub use kept::CheckpointStatus;
 pub use status::{JobStatus, SinkStatus};
 
 use crate::node::polls::JobRefill;
@@ -31,6 +33,8 @@ pub enum JobState {
     Paused,
     /// The engine was started again and reads up to where it was; the last results stay readable.
     Recovering,
+    /// The engine was started again with another number of workers; the last results stay readable.
+    Rescaling,
     /// It can't go on; the error says why. Its last results stay readable.
     Failed,
     /// Ended by a person. Its last results stay readable until the name is used again.
@@ -45,6 +49,7 @@ impl JobState {
             JobState::Running => "running",
             JobState::Paused => "paused",
             JobState::Recovering => "recovering",
+            JobState::Rescaling => "rescaling",
             JobState::Failed => "failed",
             JobState::Cancelled => "cancelled",
         }
@@ -68,6 +73,8 @@ pub struct Plan {
     /// What the engine knows it by: another one whenever it is computed anew beside what is shown.
     pub engine_id: JobId,
     pub spec: JobSpec,
+    /// Counts what was computed in its place, or anew: a checkpoint of another one is of no use.
+    pub form: u64,
     /// The spec's inputs, resolved to offsets when it was submitted.
     pub inputs: Vec<InstallInput>,
     pub graph: Graph,
@@ -96,6 +103,7 @@ struct Inner {
     replaced: bool,
     sinks: Vec<SinkStatus>,
     refill: Option<JobRefill>,
+    kept: kept::Kept,
 }
 
 impl Job {
@@ -105,13 +113,13 @@ impl Job {
         spec: JobSpec,
         inputs: Vec<InstallInput>,
         submitted_ms: i64,
-        graph: Graph,
+        (graph, form): (Graph, u64),
         workers: usize,
     ) -> Self {
         let results = JobResults::new(Shape::of(&spec, &inputs));
         let name = spec.name.clone();
         let inner = Inner {
-            plan: Arc::new(Plan { engine_id: id, spec, inputs, graph }),
+            plan: Arc::new(Plan { engine_id: id, spec, form, inputs, graph }),
             form: 0,
             beside: None,
             beside_error: None,
@@ -126,6 +134,7 @@ impl Job {
             replaced: false,
             sinks: Vec::new(),
             refill: None,
+            kept: kept::Kept::default(),
         };
         let (news, _) = watch::channel(0);
         Job { id, name, submitted_ms, inner: Mutex::new(inner), news, changed: Condvar::new() }
@@ -189,12 +198,13 @@ impl Job {
         self.tell();
     }
 
-    /// Likewise in an engine that knows it by another id from now on.
-    pub fn catch_up_as(&self, engine_id: JobId, at_least: Vec<Vec<Offset>>) {
+    /// Likewise by another plan, which differs from the one before in the engine's id, and perhaps in the
+    /// form and in where its inputs begin.
+    pub fn catch_up_by(&self, plan: Plan, at_least: Vec<Vec<Offset>>) {
         {
             let mut inner = self.lock();
-            let Plan { spec, inputs, graph, .. } = &*inner.plan;
-            inner.plan = Arc::new(Plan { engine_id, spec: spec.clone(), inputs: inputs.clone(), graph: graph.clone() });
+            inner.plan = Arc::new(plan);
+            inner.error = None;
             inner.beside_error = None;
             inner.catch_up(at_least);
         }
@@ -205,6 +215,16 @@ impl Job {
     pub fn offsets(&self) -> Vec<Vec<Offset>> {
         let inner = self.lock();
         inner.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect()
+    }
+
+    /// Notes how many worker threads run it.
+    pub fn set_workers(&self, workers: usize) {
+        self.lock().workers = workers;
+    }
+
+    /// Its newest checkpoint.
+    pub fn checkpoint(&self) -> Option<CheckpointStatus> {
+        self.lock().kept.status()
     }
 
     /// Whether the engine reads what was shown before, and readers see that meanwhile.
@@ -318,6 +338,7 @@ impl Inner {
     /// reached. A cancelled job stays where it is, whatever its engine had still to tell. Whether readers
     /// are to hear of it.
     fn apply(&mut self, update: EpochUpdate) -> bool {
+        self.kept.updated(&update);
         let Some((results, target)) = &mut self.catching_up else {
             self.results.apply(update);
             return true;
@@ -332,7 +353,7 @@ impl Inner {
             }
             self.results = results;
         }
-        if self.state == JobState::Recovering {
+        if matches!(self.state, JobState::Recovering | JobState::Rescaling) {
             self.state = JobState::Running;
         }
         true

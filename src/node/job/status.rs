@@ -1,6 +1,6 @@
 //! A job as the API shows it.
 
-use crate::node::job::{Inner, Job, JobState};
+use crate::node::job::{CheckpointStatus, Inner, Job, JobState};
 use crate::node::polls::JobRefill;
 use serde::{Deserialize, Serialize};
 use tallyflow_dataflows::accounting::Accounting;
@@ -21,6 +21,9 @@ pub struct JobStatus {
     pub inputs: Vec<InputStatus>,
     pub accounting: Accounting,
     pub sinks: Vec<SinkStatus>,
+    /// Its newest checkpoint; null before the first.
+    #[serde(default)]
+    pub checkpoint: Option<CheckpointStatus>,
     /// Of a job of polls, how far a pass over the past has come that runs beside it; null: none does.
     #[serde(default)]
     pub refill: Option<JobRefill>,
@@ -90,6 +93,7 @@ impl Job {
             inputs,
             accounting: *inner.results.accounting(),
             sinks: inner.sinks.clone(),
+            checkpoint: inner.kept.status(),
             refill: inner.refill,
             error: inner.error.clone(),
         }
