@@ -125,7 +125,7 @@ fn a_refill_outlives_a_log_that_can_not_be_read_for_a_while() {
     world.log.fail_next("posts", 3);
     world.refill(1, vec![in_force(poll("moods", &["happy", "sad"]), 1)], vec![]);
     assert_eq!(world.log.fails("posts"), 0);
-    assert_eq!(world.shown(), ["moods: happy=20 (20/20)"]);
+    assert_eq!(world.shown(), ["moods: happy=20 sad=0 (20/20)"]);
 }
 
 #[test]
