@@ -14,6 +14,7 @@ mod polls;
 mod replace;
 mod results;
 mod serve;
+mod time;
 mod topics;
 mod watch;
 

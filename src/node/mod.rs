@@ -4,18 +4,19 @@
 //!            commands, wake-ups                     applied                read
 //!   Node ---------------------------> engine --epochs--> Job (results) <--------- HTTP, SSE
 //!    |                               (process)              ^
-//!    '-- log (only writer)                                  '-- sinks follow
+//!    '-- log (only writer)                                  '-- sinks and history follow
 //! ```
 
 mod control;
 mod engine_process;
+mod follow;
+mod history;
 pub mod job;
 mod lifecycle;
 mod link;
 pub mod polls;
 mod recount;
 mod replace;
-mod sinks;
 mod supervise;
 mod wire;
 
@@ -26,10 +27,10 @@ pub use replace::Submitted;
 use crate::config::Config;
 use anyhow::{Context, bail};
 use control::Control;
+use follow::Following;
 use job::{Job, JobState, Plan};
 use polls::Polls;
 use serde::{Deserialize, Serialize};
-use sinks::SinkHandle;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -157,8 +158,8 @@ pub struct Node {
     log: Arc<EmbeddedLog>,
     control: Control,
     jobs: RwLock<Jobs>,
-    /// The sinks of running jobs, by job.
-    sinks: Mutex<HashMap<JobId, Vec<SinkHandle>>>,
+    /// The sinks of running jobs and the recorders of their history, by job.
+    followers: Mutex<HashMap<JobId, Vec<Following>>>,
     dead_letters: Mutex<DeadLetters>,
     running: Mutex<Option<Running>>,
     pulse: Pulse,
@@ -215,7 +216,7 @@ impl Node {
             log,
             control,
             jobs: RwLock::default(),
-            sinks: Mutex::default(),
+            followers: Mutex::default(),
             dead_letters: Mutex::new(dead_letters),
             running: Mutex::new(None),
             pulse: Pulse::default(),
@@ -311,7 +312,7 @@ impl Node {
         }
     }
 
-    /// Flushes the sinks and ends the engine. Blocks, at most some seconds.
+    /// Flushes the sinks and the history, and ends the engine. Blocks, at most some seconds.
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::Release);
         // Whoever looks after the polls has either seen that, or waits by now.
@@ -321,8 +322,7 @@ impl Node {
         if let Some(link) = &link {
             link.close();
         }
-        let sinks = std::mem::take(&mut *lock(&self.sinks));
-        sinks.into_values().flatten().for_each(SinkHandle::flush);
+        self.flush_all_followers();
         let mut ended = self.ended.subscribe();
         let deadline = Instant::now() + STOP_WAIT;
         while !*ended.borrow_and_update() {

@@ -8,6 +8,7 @@ use crate::node::{
 };
 use std::sync::Arc;
 use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::history::HistoryReader;
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
@@ -51,6 +52,8 @@ pub trait Host: Send + Sync + 'static {
     fn close_poll(&self, id: &str) -> Result<PollView, PollError>;
     /// Blocks for a durable write.
     fn delete_poll(&self, id: &str) -> Result<(), PollError>;
+    /// What is kept of a job's history; `None`: nothing is.
+    fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError>;
     fn cluster(&self) -> ClusterStatus;
     /// Whether the engine runs and every job that should run does.
     fn ready(&self) -> Result<(), String>;
@@ -119,6 +122,9 @@ impl Host for Node {
     }
     fn delete_poll(&self, id: &str) -> Result<(), PollError> {
         self.delete_poll(id)
+    }
+    fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError> {
+        self.history(name)
     }
     fn cluster(&self) -> ClusterStatus {
         self.cluster()

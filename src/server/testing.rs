@@ -5,9 +5,11 @@ use crate::node::polls::{PollError, PollState, PollView, polls_job};
 use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError, Submitted};
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::history::HistoryReader;
 use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions, TopicConfig};
 use tallyflow_dataflows::claim::LineId;
 use tallyflow_dataflows::engine::facts::{ClaimChanges, RecordChanges};
@@ -26,10 +28,15 @@ pub struct TestHost {
     deleted: Mutex<BTreeSet<String>>,
     pub letters: Mutex<Vec<DeadLetter>>,
     log: Arc<EmbeddedLog>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TestHost {
+    /// Where the history of a job is read.
+    pub fn history_path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.history"))
+    }
+
     pub fn new() -> Arc<Self> {
         let dir = TempDir::new().unwrap();
         let options = LogOptions { record_bytes_max: 1_000, ..LogOptions::default() };
@@ -40,7 +47,7 @@ impl TestHost {
             deleted: Mutex::default(),
             letters: Mutex::default(),
             log,
-            _dir: dir,
+            dir,
         })
     }
 
@@ -285,6 +292,10 @@ impl Host for TestHost {
         self.polls.lock().unwrap().remove(id);
         self.deleted.lock().unwrap().insert(id.to_owned());
         Ok(())
+    }
+    fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError> {
+        self.job(name)?;
+        Ok((name != "forgetful").then(|| HistoryReader::new(self.history_path(name), name.to_owned())))
     }
     fn cluster(&self) -> ClusterStatus {
         ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }

@@ -1,6 +1,6 @@
 //! What can be asked of polls.
 
-use super::time::When;
+use crate::cli::time::When;
 use crate::cli::args::{Format, ServerArg};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;

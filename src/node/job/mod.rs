@@ -4,7 +4,7 @@ mod beside;
 mod status;
 
 pub use beside::{Applied, Failed, Place};
-pub use status::{JobStatus, SinkStatus};
+pub use status::{HistoryStatus, JobStatus, SinkStatus};
 
 use crate::node::polls::JobRefill;
 use beside::Beside;
@@ -95,6 +95,7 @@ struct Inner {
     pausing: bool,
     replaced: bool,
     sinks: Vec<SinkStatus>,
+    history: Option<HistoryStatus>,
     refill: Option<JobRefill>,
 }
 
@@ -125,6 +126,7 @@ impl Job {
             pausing: false,
             replaced: false,
             sinks: Vec::new(),
+            history: None,
             refill: None,
         };
         let (news, _) = watch::channel(0);
@@ -300,6 +302,14 @@ impl Job {
             inner.sinks[index] = status;
         } else {
             inner.sinks.push(status);
+        }
+    }
+
+    /// Notes what is kept of its history, as the recorder for a form says.
+    pub fn set_history(&self, form: u64, status: HistoryStatus) {
+        let mut inner = self.lock();
+        if inner.form == form {
+            inner.history = Some(status);
         }
     }
 
