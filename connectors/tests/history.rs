@@ -6,6 +6,7 @@
 //! must be one of these, and the newest that can be.
 
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
@@ -281,7 +282,12 @@ fn plain_series(served: &[Served], kept: &[Epoch], subject: &str, group: &Group)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(2_000) / 4, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        // Each case asks a file hundreds of times.
+        cases: ProptestConfig::default().cases.div_ceil(4),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/history.txt"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn as_of_a_kept_point_is_what_was_served_then(acts in acts()) {

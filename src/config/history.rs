@@ -22,7 +22,10 @@ pub fn steps(text: &str) -> Result<Vec<Step>, String> {
         let (step, age) = part.split_once(" for ").ok_or_else(|| wrong(part))?;
         let (step, age) = span(step).zip(span(age)).ok_or_else(|| wrong(part))?;
         if steps.last().is_some_and(|last| step <= last.step || age <= last.age) {
-            return Err(format!("{:?} does not rise: steps and ages must each be greater than those before", part.trim()));
+            return Err(format!(
+                "{:?} does not rise: steps and ages must each be greater than those before",
+                part.trim()
+            ));
         }
         if step > age || age > AGE_MAX {
             return Err(format!("{:?} can't be: an age is at least its step and at most ten years", part.trim()));
@@ -68,8 +71,19 @@ mod tests {
         );
         assert_eq!(steps(" ").unwrap(), []);
         for bad in [
-            "1s", "1s for", "1 for 1h", "0s for 1h", "1s for 1h,", "1s for 1h 10s for 1d", "-1s for 1h", "1s for 1y",
-            "10s for 1h, 1s for 1d", "1s for 1d, 10s for 1h", "2h for 1h", "1d for 20000d", "1s for 30d",
+            "1s",
+            "1s for",
+            "1 for 1h",
+            "0s for 1h",
+            "1s for 1h,",
+            "1s for 1h 10s for 1d",
+            "-1s for 1h",
+            "1s for 1y",
+            "10s for 1h, 1s for 1d",
+            "1s for 1d, 10s for 1h",
+            "2h for 1h",
+            "1d for 20000d",
+            "1s for 30d",
             "1s for 99999999999999999999d",
         ] {
             assert!(steps(bad).is_err(), "{bad}");

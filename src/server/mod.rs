@@ -114,7 +114,14 @@ impl Shared {
     pub fn new(host: Arc<dyn Host>, config: ServerConfig) -> Arc<Self> {
         // A body holds at most u32::MAX permits at once; the configuration stays far below.
         let inflight = Arc::new(Semaphore::new(config.inflight_bytes_max.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Shared { hub: Hub::new(host.clone()), host, config, inflight, history_reads: Semaphore::new(HISTORY_READS_MAX), metrics: Metrics::default() })
+        Arc::new(Shared {
+            hub: Hub::new(host.clone()),
+            host,
+            config,
+            inflight,
+            history_reads: Semaphore::new(HISTORY_READS_MAX),
+            metrics: Metrics::default(),
+        })
     }
 }
 

@@ -112,7 +112,10 @@ fn what_was_served_is_answered_again_after_the_engine_and_the_server_were_killed
     assert_served(&server, &moments);
     // In between it is the one before, and in times to come the newest.
     let ms = fourth.at.parse::<jiff::Timestamp>().unwrap().as_millisecond();
-    assert!(http.get(&format!("/api/jobs/votes/tallies?as_of={}", ms - 1)).ok().json()["epoch"].as_u64() < Some(fourth.epoch));
+    assert!(
+        http.get(&format!("/api/jobs/votes/tallies?as_of={}", ms - 1)).ok().json()["epoch"].as_u64()
+            < Some(fourth.epoch)
+    );
     assert_eq!(http.get("/api/jobs/votes/tallies?as_of=2200-01-01T00:00:00Z").ok().json(), fourth.all);
     assert_eq!(server.cli_ok(&["results", "votes", "--as-of", "now", "--format", "csv"]), fourth.csv);
 
@@ -152,9 +155,7 @@ fn a_replaced_job_keeps_its_history_a_cancelled_one_too_until_its_name_is_used_a
     http.append("votes", votes::lines(0, 400));
     let first = served(http, 400);
     assert_eq!(replace(http, BY_POLL).0, 200);
-    eventually("the new form is there", || {
-        (http.tallies("votes").subjects[0].subject == "votes").then_some(())
-    });
+    eventually("the new form is there", || (http.tallies("votes").subjects[0].subject == "votes").then_some(()));
     http.append("votes", votes::lines(400, 500));
     let tallies = http.tallies_of("votes", 500);
     wait_for_point(http, &tallies);
@@ -179,9 +180,13 @@ fn a_replaced_job_keeps_its_history_a_cancelled_one_too_until_its_name_is_used_a
     let gone = http.get(&format!("/api/jobs/votes/tallies?as_of={}", first.at));
     assert_eq!(gone.status, 404, "{gone:?}");
     assert!(gone.json()["detail"].as_str().unwrap().contains("the oldest point is of 20"), "{gone:?}");
-    assert_eq!(std::fs::read_dir(dir.path().join("history/votes")).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "db")
-    }).count(), 1);
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("history/votes"))
+            .unwrap()
+            .filter(|entry| { entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "db") })
+            .count(),
+        1
+    );
 }
 
 #[test]

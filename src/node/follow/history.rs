@@ -70,7 +70,10 @@ impl Follow for Recorder {
             self.status = HistoryStatus {
                 points: extent.points,
                 bytes: extent.bytes,
-                oldest: extent.oldest_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|t| format!("{t:.3}")),
+                oldest: extent
+                    .oldest_ms
+                    .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+                    .map(|t| format!("{t:.3}")),
                 oldest_ms: extent.oldest_ms,
                 epoch: extent.newest,
                 error: None,
