@@ -113,14 +113,15 @@ impl HistoryReader {
         let mut lines = 0;
         let mut take = |subject: String, part: &str, state: &str| -> Result<(), HistoryError> {
             if part == SUBJECT {
-                past.subjects.entry(subject).or_default().0 = schema::subject(state).map_err(|e| self.damaged(e))?;
+                past.subjects.entry(subject).or_default().state =
+                    schema::subject(state).map_err(|e| self.damaged(e))?;
                 return Ok(());
             }
             lines += 1;
             // Of more than can be answered only the number is told.
             if bounded || lines <= Filter::LINES_MAX {
                 let line: (Group, Vec<Decimal>) = (self.parse(part)?, self.parse(state)?);
-                past.subjects.entry(subject).or_default().1.push(line);
+                past.subjects.entry(subject).or_default().lines.push(line);
             }
             Ok(())
         };

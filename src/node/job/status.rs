@@ -21,7 +21,8 @@ pub struct JobStatus {
     pub inputs: Vec<InputStatus>,
     pub accounting: Accounting,
     pub sinks: Vec<SinkStatus>,
-    /// What is kept of its history; null: none is kept, or nothing yet.
+    /// What is kept of its history, as its recorder says; null: there is none, as of a cancelled job after a
+    /// restart, or it has written nothing yet.
     #[serde(default)]
     pub history: Option<HistoryStatus>,
     /// Of a job of polls, how far a pass over the past has come that runs beside it; null: none does.

@@ -35,7 +35,15 @@ pub struct Past {
     pub offsets: BTreeMap<String, Vec<Offset>>,
     pub accounting: Accounting,
     /// By name.
-    pub subjects: BTreeMap<String, (SubjectState, Vec<(Group, Vec<Decimal>)>)>,
+    pub subjects: BTreeMap<String, PastSubject>,
+}
+
+/// A subject with its lines.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PastSubject {
+    pub state: SubjectState,
+    /// Each with its values, by the job's order; in any order.
+    pub lines: Vec<(Group, Vec<Decimal>)>,
 }
 
 impl JobResults {
@@ -84,7 +92,8 @@ impl JobResults {
         results.inputs = places;
         (results.epoch, results.at_ms, results.known_since) = (past.epoch, past.at_ms, past.epoch);
         results.accounting = past.accounting;
-        for (name, (SubjectState { total, claims }, lines)) in past.subjects {
+        for (name, PastSubject { state, lines }) in past.subjects {
+            let SubjectState { total, claims } = state;
             let subject = results.subjects.len() as u32;
             results.subjects.push(Subject { name, total, claims, ranking: Ranking::default(), lines: Vec::new() });
             for (group, values) in lines {
