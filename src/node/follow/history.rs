@@ -21,6 +21,9 @@ pub struct Recorder {
     status: HistoryStatus,
 }
 
+/// How long it tidies up at a time, at most: whoever ends it waits for that.
+const TIDY_MAX: Duration = Duration::from_millis(500);
+
 impl Recorder {
     pub fn new(job: Arc<Job>, form: u64, path: PathBuf, keep: Keep) -> Recorder {
         Recorder { job, form, path, keep, written: None, history: None, status: HistoryStatus::default() }
@@ -51,6 +54,18 @@ impl Follow for Recorder {
             None if found.is_none() => return Ok(()),
             None => self.history.insert(History::open(&self.path, self.keep.clone())?),
         };
+        // Where the file holds too much, room comes first: there are fewer points then.
+        let until = Instant::now() + TIDY_MAX.min(self.keep.steps.first().map_or(TIDY_MAX, |step| step.step / 2));
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        while history.extent().bytes > self.keep.bytes_max {
+            if is_last || Instant::now() > until {
+                return Ok(());
+            }
+            // The newest point alone may be larger.
+            if !history.tidy(now_ms)? {
+                break;
+            }
+        }
         if let Some(Some((point, takeovers))) = found {
             history.write(&point)?;
             self.written = Some((point.epoch, takeovers));
@@ -59,8 +74,7 @@ impl Follow for Recorder {
             return Ok(());
         }
         // What need not be kept goes in the time that is left until the next point.
-        let until = Instant::now() + self.keep.steps.first().map_or(Duration::ZERO, |step| step.step / 2);
-        while history.tidy(jiff::Timestamp::now().as_millisecond())? && Instant::now() < until {}
+        while history.tidy(now_ms)? && Instant::now() < until {}
         Ok(())
     }
 
