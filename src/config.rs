@@ -7,6 +7,8 @@
 //!
 //! `default.toml` is both the reference of options and the lowest layer, so that the two can't differ.
 
+mod history;
+
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tallyflow_connectors::history::Keep;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 use tracing::level_filters::LevelFilter;
@@ -43,6 +46,8 @@ pub struct Config {
     pub recount_records_max: u64,
     /// Dead letters kept of each job.
     pub dead_letters_max: usize,
+    /// What is kept of each job's history; `None`: nothing.
+    pub history: Option<Keep>,
     pub log: LogConfig,
     pub server: ServerConfig,
     pub engine: EngineConfig,
@@ -90,6 +95,7 @@ struct RawConfig {
     log_level: String,
     recount_records_max: u64,
     dead_letters_max: u64,
+    history: RawHistory,
     log: RawLog,
     server: RawServer,
     engine: RawEngine,
@@ -100,6 +106,13 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawCheckpoint {
     every_s: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHistory {
+    keep: String,
+    bytes_max: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -337,8 +350,12 @@ impl Layers {
                 1 << 40,
             )? as usize,
         };
+        let bytes_max = self.bounded("history.bytes_max", raw.history.bytes_max, 1 << 20, 1 << 40)?;
+        let steps = history::steps(&raw.history.keep).map_err(|what| refused("history.keep", what))?;
+        let history = (!steps.is_empty()).then_some(Keep { steps, bytes_max });
         Ok(Config {
             listen,
+            history,
             workers,
             recount_records_max: self.bounded("recount_records_max", raw.recount_records_max, 1, 1_000_000_000)?,
             dead_letters_max: self.bounded("dead_letters_max", raw.dead_letters_max, 1, 1_000_000)? as usize,

@@ -138,3 +138,15 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Some(Path::new("/nowhere/t.toml")), [], Flags::default()).unwrap_err().to_string();
     assert!(error.contains("/nowhere/t.toml") && error.contains("--config"), "{error}");
 }
+
+#[test]
+fn what_is_kept_of_the_past_is_checked_with_its_place() {
+    let config = load(None, &[], Flags::default()).unwrap();
+    let keep = config.history.unwrap();
+    assert_eq!((keep.steps.len(), keep.bytes_max), (3, 1 << 30));
+    assert_eq!(load(None, &[("TALLYFLOW_HISTORY_KEEP", "")], Flags::default()).unwrap().history, None);
+    let error = message(Some("[history]\nkeep = \"1s\"\n"), &[], Flags::default());
+    assert!(error.contains("line 2") && error.contains("1s for 1h"), "{error}");
+    let error = message(None, &[("TALLYFLOW_HISTORY_BYTES_MAX", "5")], Flags::default());
+    assert!(error.starts_with("TALLYFLOW_HISTORY_BYTES_MAX: 5 is out of bounds"), "{error}");
+}

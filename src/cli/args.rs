@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::feed::args::Simulation;
 use super::polls::args::PollCommand;
+use super::time::When;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 use std::path::PathBuf;
@@ -317,6 +318,9 @@ pub struct ResultsArgs {
     /// At most so many lines of each subject
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// What was shown at a time, like 2026-11-21T10:00:00Z, or -10m for ten minutes ago
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = When::parse)]
+    pub as_of: Option<When>,
     #[arg(long, default_value = "table")]
     pub format: ResultsFormat,
     #[command(flatten)]

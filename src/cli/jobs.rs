@@ -190,6 +190,13 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
         line("")?;
         rows.print()?;
     }
+    if let Some(history) = &job.history {
+        let since = history.oldest.as_deref().unwrap_or("-");
+        line(format_args!("\nhistory   {} points since {}, {} bytes", history.points, plain(since), history.bytes))?;
+        if let Some(error) = &history.error {
+            line(format_args!("behind    {}", plain(error)))?;
+        }
+    }
     if !newest.is_empty() {
         let mut rows = Rows::new(&["newest", "topic", "partition", "offset", "reason"], &["partition", "offset"]);
         for item in &newest {

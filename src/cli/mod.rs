@@ -15,6 +15,7 @@ mod polls;
 mod replace;
 mod results;
 mod serve;
+mod time;
 mod topics;
 mod watch;
 

@@ -17,6 +17,10 @@ pub async fn show(client: &Client, args: &ResultsArgs) -> anyhow::Result<Outcome
     if let Some(limit) = args.limit {
         request = request.query(&[("limit", limit)]);
     }
+    if let Some(as_of) = &args.as_of {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        request = request.query(&[("as_of", as_of.text(now_ms))]);
+    }
     match args.format {
         ResultsFormat::Csv => {
             verbatim(&client.text(request.query(&[("format", "csv")])).await?)?;

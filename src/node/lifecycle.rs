@@ -2,7 +2,6 @@
 
 use crate::node::control::{JobRecord, Wanted, is_internal};
 use crate::node::job::{Job, JobState};
-use crate::node::sinks::SinkHandle;
 use crate::node::supervise::is_live;
 use crate::node::{CancelMode, DRAIN_WAIT, JobError, JobText, Node, PAUSE_WAIT, SubmitError, lock};
 use anyhow::Context;
@@ -68,6 +67,7 @@ impl Node {
         self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
         self.control.put_job(&record)?;
         std::fs::remove_file(self.last_results(&name)).ok();
+        self.forget_history(&name);
         if let Some(before) = before {
             self.forget_checkpoints(before.id);
             self.forget_polls_of(&before);
@@ -83,7 +83,7 @@ impl Node {
             running.link.command(self.install(&job, running.first_epoch.max(newest), running.epoch_limit, polls));
         }
         drop(running);
-        self.start_sinks(&job).map_err(|e| failed(&e))?;
+        self.start_followers(&job).map_err(|e| failed(&e))?;
         Ok(job)
     }
 
@@ -176,8 +176,7 @@ impl Node {
             job.set_state(JobState::Failed, Some(error.to_string()));
             return Err(error);
         }
-        let sinks = lock(&self.sinks).remove(&job.id).unwrap_or_default();
-        sinks.into_iter().for_each(SinkHandle::flush);
+        self.flush_followers(job.id);
         Ok(job)
     }
 
@@ -203,7 +202,7 @@ impl Node {
             job.set_halt(Some(Halt { number: self.next_halt(), until: Some(target.clone()) }), true);
         }
         job.catch_up(target);
-        self.start_sinks(&job)?;
+        self.start_followers(&job)?;
         if let Some((spec, inputs)) = record.replacing {
             self.compute_beside(&job, spec, inputs)?;
         }
@@ -244,22 +243,6 @@ impl Node {
             keep: None,
         };
         graph(&install, Arc::new(BuiltinFormats))
-    }
-
-    pub(super) fn start_sinks(&self, job: &Arc<Job>) -> std::io::Result<()> {
-        let form = job.form();
-        let start = |(index, sink): (usize, &_)| {
-            SinkHandle::start(
-                job.clone(),
-                form,
-                index,
-                tallyflow_dataflows::spec::SinkSpec::clone(sink),
-                &self.config.data_dir,
-            )
-        };
-        let sinks = job.plan().spec.sinks.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
-        lock(&self.sinks).insert(job.id, sinks);
-        Ok(())
     }
 
     fn halt(&self, job: &Job, until: Option<Vec<Vec<Offset>>>, pausing: bool) {

@@ -4,12 +4,14 @@
 //!            commands, wake-ups                     applied                read
 //!   Node ---------------------------> engine --epochs--> Job (results) <--------- HTTP, SSE
 //!    |                               (process)              ^
-//!    '-- log (only writer)                                  '-- sinks follow
+//!    '-- log (only writer)                                  '-- sinks and history follow
 //! ```
 
 mod checkpoint;
 mod control;
 mod engine_process;
+mod follow;
+mod history;
 pub mod job;
 mod lifecycle;
 mod link;
@@ -17,7 +19,6 @@ pub mod polls;
 mod recount;
 mod replace;
 mod rescale;
-mod sinks;
 mod supervise;
 mod wire;
 
@@ -29,11 +30,11 @@ pub use rescale::{Receipt, ReceiptState, RescaleError};
 use crate::config::Config;
 use anyhow::{Context, bail};
 use control::Control;
+use follow::Following;
 use job::{Job, JobState, Plan};
 use polls::Polls;
 use rescale::Receipts;
 use serde::{Deserialize, Serialize};
-use sinks::SinkHandle;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -161,8 +162,8 @@ pub struct Node {
     log: Arc<EmbeddedLog>,
     control: Control,
     jobs: RwLock<Jobs>,
-    /// The sinks of running jobs, by job.
-    sinks: Mutex<HashMap<JobId, Vec<SinkHandle>>>,
+    /// The sinks of running jobs and the recorders of their history, by job.
+    followers: Mutex<HashMap<JobId, Vec<Following>>>,
     dead_letters: Mutex<DeadLetters>,
     running: Mutex<Option<Running>>,
     pulse: Pulse,
@@ -225,7 +226,7 @@ impl Node {
             log,
             control,
             jobs: RwLock::default(),
-            sinks: Mutex::default(),
+            followers: Mutex::default(),
             dead_letters: Mutex::new(dead_letters),
             running: Mutex::new(None),
             pulse: Pulse::default(),
@@ -326,7 +327,7 @@ impl Node {
         }
     }
 
-    /// Flushes the sinks and ends the engine. Blocks, at most some seconds.
+    /// Flushes the sinks and the history, and ends the engine. Blocks, at most some seconds.
     pub fn shutdown(&self) {
         self.checkpoint_all();
         self.stopping.store(true, Ordering::Release);
@@ -337,8 +338,7 @@ impl Node {
         if let Some(link) = &link {
             link.close();
         }
-        let sinks = std::mem::take(&mut *lock(&self.sinks));
-        sinks.into_values().flatten().for_each(SinkHandle::flush);
+        self.flush_all_followers();
         let mut ended = self.ended.subscribe();
         let deadline = Instant::now() + STOP_WAIT;
         while !*ended.borrow_and_update() {

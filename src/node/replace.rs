@@ -15,7 +15,6 @@
 //! supervisor only tells how far it has come.
 
 use crate::node::job::{Job, JobState, Place, Plan};
-use crate::node::sinks::SinkHandle;
 use crate::node::supervise::{install_beside, is_live};
 use crate::node::{JobError, JobText, Node, SubmitError, lock};
 use std::sync::atomic::Ordering;
@@ -108,13 +107,13 @@ impl Node {
         let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
         let before = job.plan().spec.clone();
         // They write what is there once more: what is no longer named ends whole.
-        lock(&self.sinks).remove(&job.id).unwrap_or_default().into_iter().for_each(SinkHandle::flush);
+        self.flush_followers(job.id);
         job.retune(spec);
         let noted = self.want(job, self.wanted(job), None);
         if noted.is_err() {
             job.retune(before);
         }
-        self.start_sinks(job).map_err(|e| failed(&e))?;
+        self.start_followers(job).map_err(|e| failed(&e))?;
         noted.map_err(|e| failed(&e))
     }
 
@@ -271,8 +270,8 @@ impl Node {
             tracing::error!(job = job.name(), "that it was replaced can't be noted: {error}");
         }
         // Those of the old form have nothing more to write.
-        lock(&self.sinks).remove(&job.id).unwrap_or_default().into_iter().for_each(SinkHandle::flush);
-        if let Err(error) = self.start_sinks(job) {
+        self.flush_followers(job.id);
+        if let Err(error) = self.start_followers(job) {
             tracing::error!(job = job.name(), "its sinks can't be started: {error}");
         }
         tracing::info!(job = job.name(), "the job was replaced");

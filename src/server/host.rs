@@ -9,6 +9,7 @@ use crate::node::{
 };
 use std::sync::Arc;
 use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::history::HistoryReader;
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
@@ -56,6 +57,8 @@ pub trait Host: Send + Sync + 'static {
     fn checkpoint(&self, name: &str) -> Result<CheckpointStatus, JobError>;
     /// Takes a job down and up again, from its newest checkpoint or without. Blocks for a durable write.
     fn restart(&self, name: &str, ignore_state: bool) -> Result<Arc<Job>, JobError>;
+    /// What is kept of a job's history; `None`: nothing is.
+    fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError>;
     fn cluster(&self) -> ClusterStatus;
     /// Begins to change the number of workers.
     fn rescale(self: Arc<Self>, workers: u64) -> Result<Receipt, RescaleError>;
@@ -133,6 +136,9 @@ impl Host for Node {
     }
     fn restart(&self, name: &str, ignore_state: bool) -> Result<Arc<Job>, JobError> {
         self.restart(name, ignore_state)
+    }
+    fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError> {
+        self.history(name)
     }
     fn cluster(&self) -> ClusterStatus {
         self.cluster()

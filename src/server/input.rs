@@ -6,7 +6,8 @@ use axum::http::request::Parts;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::Duration;
-use tallyflow_dataflows::results::Filter;
+use tallyflow_dataflows::results::{Filter, Group};
+use tallyflow_dataflows::time::parse_time_text;
 
 /// How many items a list answers unless asked for another number, and at most.
 const ITEMS: usize = 100;
@@ -15,6 +16,8 @@ const ITEMS_MAX: u64 = 1_000;
 const NAMES_MAX: usize = 100;
 /// The slowest pace of a stream.
 const EVERY_MAX: Duration = Duration::from_secs(60);
+/// The longest step of a series.
+const STEP_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// The pace of a stream unless it is asked for another.
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -114,9 +117,44 @@ impl Query {
     /// `every`: the pace of a stream.
     pub fn every(&mut self) -> Result<Duration, Problem> {
         let Some(text) = self.text("every")? else { return Ok(EVERY) };
-        parse_every(&text).filter(|every| *every <= EVERY_MAX).ok_or_else(|| {
+        parse_span(&text).filter(|every| *every <= EVERY_MAX).ok_or_else(|| {
             Problem::bad(format!("`every` must be 0 or a time up to 60s, like 100ms or 1s, not {text:?}"))
         })
+    }
+
+    /// A time, as records have it: RFC 3339 or epoch milliseconds; in ms since 1970.
+    pub fn time_ms(&mut self, name: &str) -> Result<Option<i64>, Problem> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let digits = text.strip_prefix('-').unwrap_or(&text);
+        if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+            let ms = text.parse().map_err(|_| Problem::bad(format!("`{name}` is beyond any time: {text:?}")))?;
+            return Ok(Some(ms));
+        }
+        match parse_time_text(&text) {
+            Ok(ns) => Ok(Some(ns.div_euclid(1_000_000))),
+            Err(what) if text.contains(' ') => {
+                Err(Problem::bad(format!("`{name}` {what} (in a URL, + is written %2B)")))
+            }
+            Err(what) => Err(Problem::bad(format!("`{name}` {what}"))),
+        }
+    }
+
+    /// `step`: how far apart the points of a series are.
+    pub fn step(&mut self) -> Result<Option<Duration>, Problem> {
+        let Some(text) = self.text("step")? else { return Ok(None) };
+        match parse_span(&text).filter(|step| !step.is_zero() && *step <= STEP_MAX) {
+            Some(step) => Ok(Some(step)),
+            None => Err(Problem::bad(format!("`step` must be a time like 10s, 5m, 1h or 1d, not {text:?}"))),
+        }
+    }
+
+    /// `group`, as answers have it: of several parts, their JSON array.
+    pub fn group(&mut self) -> Result<Option<Group>, Problem> {
+        let group = |text: String| match serde_json::from_str::<Vec<String>>(&text) {
+            Ok(parts) if !parts.is_empty() => Group(parts),
+            _ => Group(vec![text]),
+        };
+        Ok(self.text("group")?.map(group))
     }
 
     /// `limit` and `after` of a list.
@@ -134,14 +172,17 @@ impl Query {
     }
 }
 
-/// `0`, `250ms` or `2s`.
-fn parse_every(text: &str) -> Option<Duration> {
+/// `0`, `250ms`, `2s`, `5m`, `1h` or `30d`.
+fn parse_span(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..split].parse().ok()?;
     match &text[split..] {
         "" if number == 0 => Some(Duration::ZERO),
         "ms" => Some(Duration::from_millis(number)),
         "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3_600).map(Duration::from_secs),
+        "d" => number.checked_mul(86_400).map(Duration::from_secs),
         _ => None,
     }
 }
@@ -181,6 +222,21 @@ mod tests {
         for bad in ["every=1", "every=-1s", "every=61s", "every=1.5s", "every=", "every=99999999999999999999s"] {
             assert!(Query::parse(bad).unwrap().every().is_err(), "{bad}");
         }
+        for bad in ["step=0", "step=0s", "step=-1s", "step=1", "step=x", "step=99999999999999999999d", "step=9999d"] {
+            assert!(Query::parse(bad).unwrap().step().is_err(), "{bad}");
+        }
+        assert_eq!(Query::parse("step=5m").unwrap().step().unwrap(), Some(Duration::from_secs(300)));
+        let time = |text: &str| Query::parse(text).unwrap().time_ms("t").map(Option::unwrap);
+        assert_eq!(time("t=1795255445120").unwrap(), 1_795_255_445_120);
+        assert_eq!(time("t=2026-11-21T10:04:05.1209Z").unwrap(), 1_795_255_445_120);
+        assert_eq!(time("t=2026-11-21T12:04:05.12%2B02:00").unwrap(), 1_795_255_445_120);
+        for bad in ["t=", "t=soon", "t=2026-11-21", "t=2026-11-21T12:04:05+02:00", "t=99999999999999999999", "t=-"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+        let group = |text: &str| Query::parse(text).unwrap().group().unwrap().unwrap().0;
+        assert_eq!(group("group=a"), ["a"]);
+        assert_eq!(group("group=%5B%22a%22,%22b%22%5D"), ["a", "b"]);
+        assert_eq!((group("group=[1]"), group("group=")), (vec!["[1]".to_owned()], vec![String::new()]));
         assert!(Query::parse("limitt=1").unwrap().end().is_err());
         assert!(Query::parse("subject=%ff").is_err());
     }

@@ -121,6 +121,8 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     let (epoch, lines) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
     let lag: Family<OfInput, Gauge> = Family::default();
     let states: Family<OfState, Gauge> = Family::default();
+    let (history_points, history_bytes) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
+    let (history_oldest, history_behind) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
     for job in shared.host.jobs() {
         let status = job.status();
         let name = || status.name.clone();
@@ -146,6 +148,13 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
             let labels = OfInput { job: name(), topic: input.topic.clone(), partition: input.partition.0 };
             lag.get_or_create(&labels).set(input.lag as i64);
         }
+        if let Some(history) = &status.history {
+            history_points.get_or_create(&OfJob { job: name() }).set(history.points as i64);
+            history_bytes.get_or_create(&OfJob { job: name() }).set(history.bytes as i64);
+            let oldest_s = history.oldest_ms.map_or(0, |ms| ms.div_euclid(1_000));
+            history_oldest.get_or_create(&OfJob { job: name() }).set(oldest_s);
+            history_behind.get_or_create(&OfJob { job: name() }).set(i64::from(history.error.is_some()));
+        }
         states.get_or_create(&OfState { job: name(), state: status.state.name() }).set(1);
     }
     registry.register("job_records", "Records read, by what became of them", records);
@@ -153,6 +162,11 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     registry.register("job_epoch", "The newest closed epoch", epoch);
     registry.register("job_lines", "Lines of all subjects", lines);
     registry.register("job_lag_records", "Records that are there and not yet read", lag);
+    registry.register("history_points", "Points kept of the past", history_points);
+    registry.register("history_bytes", "What the file of the history holds", history_bytes);
+    let help = "When the oldest point was closed, in seconds since 1970; 0 before the first";
+    registry.register("history_oldest_timestamp_seconds", help, history_oldest);
+    registry.register("history_behind", "1 while points can't be written", history_behind);
     registry.register("job_state", "1 for the state that the job is in", states);
 }
 

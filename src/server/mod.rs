@@ -12,6 +12,7 @@ mod accept;
 mod answer;
 mod body;
 pub mod events;
+mod history;
 pub mod host;
 mod input;
 mod jobs;
@@ -96,12 +97,17 @@ impl From<&Config> for ServerConfig {
     }
 }
 
+/// How many readings of history run at once; more wait.
+const HISTORY_READS_MAX: usize = 4;
+
 /// What handlers share.
 pub struct Shared {
     host: Arc<dyn Host>,
     config: ServerConfig,
     hub: Hub,
     inflight: Arc<Semaphore>,
+    /// Readings of history: each holds what it answers in memory.
+    history_reads: Semaphore,
     metrics: Metrics,
 }
 
@@ -109,7 +115,14 @@ impl Shared {
     pub fn new(host: Arc<dyn Host>, config: ServerConfig) -> Arc<Self> {
         // A body holds at most u32::MAX permits at once; the configuration stays far below.
         let inflight = Arc::new(Semaphore::new(config.inflight_bytes_max.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Shared { hub: Hub::new(host.clone()), host, config, inflight, metrics: Metrics::default() })
+        Arc::new(Shared {
+            hub: Hub::new(host.clone()),
+            host,
+            config,
+            inflight,
+            history_reads: Semaphore::new(HISTORY_READS_MAX),
+            metrics: Metrics::default(),
+        })
     }
 }
 
@@ -151,6 +164,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     let routes = OpenApiRouter::with_openapi(Api::openapi())
         .merge(jobs::routes())
         .merge(tallies::routes())
+        .merge(history::routes())
         .merge(looks::routes())
         .merge(events::routes::routes())
         .merge(polls::routes())

@@ -2,6 +2,7 @@
 
 use crate::server::Shared;
 use crate::server::answer::{Items, typed};
+use crate::server::history;
 use crate::server::input::{Name, Query};
 use crate::server::problem::Problem;
 use axum::Json;
@@ -11,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
 use tallyflow_dataflows::number::Decimal;
-use tallyflow_dataflows::results::Tallies;
+use tallyflow_dataflows::results::{Filter, Tallies};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -40,13 +41,17 @@ pub fn nothing_yet(name: &str) -> Problem {
     Problem::not_yet(format!("job {name:?} has nothing to show yet; try again in a moment"))
 }
 
-/// The tallies at the newest closed epoch.
+/// The tallies at the newest closed epoch, or as of a past time.
+///
+/// With `as_of`, what was served at the newest point that is kept at or before that time; a time to come is
+/// now.
 #[utoipa::path(
     get, path = "/api/jobs/{job}/tallies", tag = "results",
     params(
         ("job" = String, Path, description = "The job's name"),
         ("subject" = Option<Vec<String>>, Query, description = "Only these subjects; may be repeated"),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 10000, description = "At most so many lines of each subject"),
+        ("as_of" = Option<String>, Query, description = "A time: RFC 3339 or epoch milliseconds"),
         ("format" = Option<Format>, Query, description = "json unless said"),
         ("If-None-Match" = Option<String>, Header, description = "An ETag: 304 if nothing has changed since"),
     ),
@@ -55,8 +60,9 @@ pub fn nothing_yet(name: &str) -> Problem {
             headers(("ETag" = String, description = "The epoch, quoted; with a number behind it where `top` was changed"))),
         (status = 304, description = "Nothing has changed"),
         (status = 400, response = Problem),
-        (status = 404, response = Problem),
+        (status = 404, description = "There is no such job, or nothing is kept of that time", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "More lines than are answered at once", body = Problem, content_type = "application/problem+json"),
+        (status = 500, response = Problem),
         (status = 503, description = "There is nothing to show yet", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -68,19 +74,13 @@ async fn tallies(
 ) -> Result<Response, Problem> {
     let filter = query.filter()?;
     let csv = query.word("format", &[("json", Format::Json), ("csv", Format::Csv)])? == Some(Format::Csv);
+    let as_of_ms = query.time_ms("as_of")?;
     query.end()?;
-    let job = shared.host.job(&name)?;
-    // The look and its epoch in one reading, and nothing is gathered for whoever has it already.
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let look = job.read(|results| {
-        let tag = format!("\"{}\"", results.tag());
-        if known.is_some_and(|known| names(known, &tag)) {
-            return Ok((tag, None));
-        }
-        let found = results.snapshot(&filter).map(|tallies| (tallies, results.shape().aggregates.clone()));
-        found.map(|found| (tag, Some(found)))
-    });
-    let (tag, found) = look.ok_or_else(|| nothing_yet(&name))??;
+    let (tag, found) = match as_of_ms {
+        Some(at_ms) => history::as_of(&shared, name, at_ms, filter, known).await?,
+        None => now(&shared, &name, &filter, known)?,
+    };
     let mut response = match found {
         None => StatusCode::NOT_MODIFIED.into_response(),
         Some((tallies, aggregates)) if csv => {
@@ -96,6 +96,23 @@ async fn tallies(
     Ok(response)
 }
 
+/// The tag of a look at results, and what is shown, with the names of the aggregates; nothing for whoever
+/// has it already.
+pub type Look = (String, Option<(Tallies, Vec<String>)>);
+
+/// The newest look, and its tag in the same reading.
+fn now(shared: &Shared, name: &str, filter: &Filter, known: Option<&str>) -> Result<Look, Problem> {
+    let look = shared.host.job(name)?.read(|results| {
+        let tag = format!("\"{}\"", results.tag());
+        if known.is_some_and(|known| names(known, &tag)) {
+            return Ok((tag, None));
+        }
+        let found = results.snapshot(filter).map(|tallies| (tallies, results.shape().aggregates.clone()));
+        found.map(|found| (tag, Some(found)))
+    });
+    Ok(look.ok_or_else(|| nothing_yet(name))??)
+}
+
 /// How tallies are answered.
 #[derive(Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
@@ -105,7 +122,7 @@ pub enum Format {
 }
 
 /// Whether an If-None-Match holds the tag (RFC 9110, 13.1.2: compared weakly).
-fn names(known: &str, wanted: &str) -> bool {
+pub fn names(known: &str, wanted: &str) -> bool {
     known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == "*" || tag == wanted)
 }
 

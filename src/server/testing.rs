@@ -8,9 +8,11 @@ use crate::node::{
 };
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_connectors::dead_letters::DeadLetter;
+use tallyflow_connectors::history::HistoryReader;
 use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions, TopicConfig};
 use tallyflow_dataflows::claim::LineId;
 use tallyflow_dataflows::engine::facts::{ClaimChanges, RecordChanges};
@@ -29,10 +31,15 @@ pub struct TestHost {
     deleted: Mutex<BTreeSet<String>>,
     pub letters: Mutex<Vec<DeadLetter>>,
     log: Arc<EmbeddedLog>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TestHost {
+    /// Where the history of a job is read.
+    pub fn history_path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.history"))
+    }
+
     pub fn new() -> Arc<Self> {
         let dir = TempDir::new().unwrap();
         let options = LogOptions { record_bytes_max: 1_000, ..LogOptions::default() };
@@ -43,7 +50,7 @@ impl TestHost {
             deleted: Mutex::default(),
             letters: Mutex::default(),
             log,
-            _dir: dir,
+            dir,
         })
     }
 
@@ -310,6 +317,10 @@ impl Host for TestHost {
         let (jobs, state) = (BTreeMap::new(), ReceiptState::Running);
         let receipt = Receipt { id, from: 2, to: 1, state, started, finished: None, pause_ms: None, jobs, error: None };
         if id == 1 { Ok(receipt) } else { Err(RescaleError::Unknown) }
+    }
+    fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError> {
+        self.job(name)?;
+        Ok((name != "forgetful").then(|| HistoryReader::new(self.history_path(name), name.to_owned())))
     }
     fn cluster(&self) -> ClusterStatus {
         ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }

@@ -81,6 +81,7 @@ impl Server {
 async fn every_refusal_is_a_problem_document() {
     let server = Server::new();
     server.host.add("empty");
+    server.host.add("forgetful");
     server.post("/api/topics", r#"{"name":"t"}"#).await;
     for (method, path, status) in [
         ("GET", "/nowhere", 404),
@@ -94,6 +95,14 @@ async fn every_refusal_is_a_problem_document() {
         ("GET", "/api/jobs?limit=1001", 400),
         ("GET", "/api/jobs?nonsense=1", 400),
         ("GET", "/api/jobs/empty/tallies", 503),
+        ("GET", "/api/jobs/empty/tallies?as_of=soon", 400),
+        ("GET", "/api/jobs/empty/tallies?as_of=1", 404),
+        ("GET", "/api/jobs/forgetful/tallies?as_of=1", 404),
+        ("GET", "/api/jobs/none/tallies?as_of=1", 404),
+        ("GET", "/api/jobs/none/history", 404),
+        ("GET", "/api/jobs/empty/history", 404),
+        ("GET", "/api/jobs/empty/history?step=0", 400),
+        ("GET", "/api/jobs/empty/history?from=2&to=1", 400),
         ("GET", "/api/jobs/empty/events", 503),
         ("GET", "/api/jobs/empty/events?every=soon", 400),
         ("GET", "/api/jobs/empty/newest?class=odd", 400),

@@ -7,6 +7,7 @@
 mod bad_input;
 mod bank;
 mod engine;
+mod history;
 mod lifecycle;
 mod node;
 mod polls;

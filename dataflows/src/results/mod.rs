@@ -10,7 +10,7 @@ mod store;
 
 pub use digest::{Digest, line_text};
 pub use model::{Change, Delta, Filter, Group, ReadError, SubjectTallies, Tallies, Tally};
-pub use store::{JobResults, Shape};
+pub use store::{JobResults, Past, Shape, SubjectState};
 
 #[cfg(test)]
 mod tests;

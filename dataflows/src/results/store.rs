@@ -1,7 +1,10 @@
 //! The state of a job's results.
 
 mod delta;
+mod past;
 mod succession;
+
+pub use past::{Past, SubjectState};
 
 use crate::accounting::{Accounting, ClaimAccounting, Class};
 use crate::claim::LineId;
@@ -56,6 +59,8 @@ pub struct JobResults {
     known_since: Epoch,
     /// How often what is shown of an epoch has changed without an epoch of its own.
     looks: u32,
+    /// How often other results were taken over.
+    takeovers: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +79,8 @@ struct Subject {
     total: Option<Decimal>,
     claims: ClaimAccounting,
     ranking: Ranking,
+    /// All that ever stood in it: they come and go with it, and each is one line only.
+    lines: Vec<u32>,
 }
 
 impl Subject {
@@ -90,6 +97,8 @@ struct Recent {
     /// Each line with its first aggregate before the epoch.
     lines: Vec<(u32, Option<Decimal>)>,
     totals: Vec<u32>,
+    /// The subjects whose accounting changed.
+    claims: Vec<u32>,
 }
 
 impl Shape {
@@ -135,6 +144,7 @@ impl JobResults {
             recent_lines: 0,
             known_since: Epoch(0),
             looks: 0,
+            takeovers: 0,
         }
     }
 
@@ -151,8 +161,12 @@ impl JobResults {
                 *place = (next, end.max(next));
             }
         }
-        let mut recent =
-            Recent { epoch: update.epoch, lines: Vec::with_capacity(update.lines.len()), totals: Vec::new() };
+        let mut recent = Recent {
+            epoch: update.epoch,
+            lines: Vec::with_capacity(update.lines.len()),
+            totals: Vec::new(),
+            claims: Vec::with_capacity(update.claims.len()),
+        };
         for subject in update.gone {
             self.take_away(subject, &mut recent);
         }
@@ -175,7 +189,7 @@ impl JobResults {
             self.subject_index.insert(id, self.subjects.len() as u32);
             let ranking = Ranking::default();
             let total = self.shape.has_total.then_some(Decimal::ZERO);
-            self.subjects.push(Subject { name, total, claims: ClaimAccounting::default(), ranking });
+            self.subjects.push(Subject { name, total, claims: ClaimAccounting::default(), ranking, lines: Vec::new() });
         }
         for (id, group) in update.names {
             let Some(subject) = self.subject_index.get(&id.subject).copied() else { continue };
@@ -183,6 +197,7 @@ impl JobResults {
                 continue;
             }
             self.line_index.insert(id, self.lines.len() as u32);
+            self.subjects[subject as usize].lines.push(self.lines.len() as u32);
             let group = Arc::new(Group(group));
             self.lines.push(Line { id, subject, group, values: None, digest: Digest::default() });
         }
@@ -212,6 +227,7 @@ impl JobResults {
         for (subject, changes) in update.claims {
             if let Some(index) = self.subject_index.get(&subject).copied() {
                 self.count(index, changes);
+                recent.claims.push(index);
             }
         }
         for newest in update.newest {

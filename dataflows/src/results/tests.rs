@@ -318,3 +318,22 @@ fn more_lines_than_are_answered_at_once_are_refused_unless_narrowed() {
     let rows = |s: &SubjectTallies| s.tallies.len();
     assert_eq!(results.snapshot(&few).unwrap().subjects.iter().map(rows).collect::<Vec<_>>(), [1, 3]);
 }
+
+#[test]
+fn a_line_is_told_once_also_where_its_subject_went_and_came_back() {
+    let mut results = JobResults::new(shape(1, None));
+    let line = |subject| LineId { subject, group: 1 };
+    let update = |epoch| EpochUpdate { epoch: Epoch(epoch), ..EpochUpdate::default() };
+    let value = |n| Some(vec![Decimal::from_int(n)]);
+    let named = |subject: u64| (vec![(subject, "s".to_owned())], vec![(line(subject), vec!["g".to_owned()])]);
+    let (subjects, names) = named(1);
+    results.apply(EpochUpdate { subjects, names, lines: vec![(line(1), value(1))], ..update(1) });
+    let mut reader = Reader::new(&results, Filter::default());
+    // Nothing stands in it when its subject goes and another of the same name comes.
+    results.apply(EpochUpdate { lines: vec![(line(1), None)], ..update(2) });
+    let (subjects, names) = named(2);
+    results.apply(EpochUpdate { gone: vec![1], subjects, names, lines: vec![(line(2), value(5))], ..update(3) });
+    let (lines, _) = results.changed_since(Epoch(1)).unwrap();
+    assert_eq!(lines, [("s", &Group(vec!["g".into()]), Some(&[Decimal::from_int(5)][..]))]);
+    reader.follow(&results);
+}

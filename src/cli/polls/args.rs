@@ -1,7 +1,7 @@
 //! What can be asked of polls.
 
-use super::time::When;
 use crate::cli::args::{Format, ServerArg};
+use crate::cli::time::When;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use tallyflow_dataflows::spec::polls::{Choices, Match, Person, Reposts};

@@ -1,7 +1,6 @@
 //! The commands on polls.
 
 pub mod args;
-mod time;
 
 use super::Outcome;
 use super::args::Format;

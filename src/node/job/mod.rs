@@ -6,7 +6,7 @@ mod status;
 
 pub use beside::{Applied, Failed, Place};
 pub use kept::CheckpointStatus;
-pub use status::{JobStatus, SinkStatus};
+pub use status::{HistoryStatus, JobStatus, SinkStatus};
 
 use crate::node::polls::JobRefill;
 use beside::Beside;
@@ -102,6 +102,7 @@ struct Inner {
     pausing: bool,
     replaced: bool,
     sinks: Vec<SinkStatus>,
+    history: Option<HistoryStatus>,
     refill: Option<JobRefill>,
     kept: kept::Kept,
 }
@@ -133,6 +134,7 @@ impl Job {
             pausing: false,
             replaced: false,
             sinks: Vec::new(),
+            history: None,
             refill: None,
             kept: kept::Kept::default(),
         };
@@ -320,6 +322,14 @@ impl Job {
             inner.sinks[index] = status;
         } else {
             inner.sinks.push(status);
+        }
+    }
+
+    /// Notes what is kept of its history, as the recorder for a form says.
+    pub fn set_history(&self, form: u64, status: HistoryStatus) {
+        let mut inner = self.lock();
+        if inner.form == form {
+            inner.history = Some(status);
         }
     }
 

@@ -24,6 +24,10 @@ pub struct JobStatus {
     /// Its newest checkpoint; null before the first.
     #[serde(default)]
     pub checkpoint: Option<CheckpointStatus>,
+    /// What is kept of its history, as its recorder says; null: there is none, as of a cancelled job after a
+    /// restart, or it has written nothing yet.
+    #[serde(default)]
+    pub history: Option<HistoryStatus>,
     /// Of a job of polls, how far a pass over the past has come that runs beside it; null: none does.
     #[serde(default)]
     pub refill: Option<JobRefill>,
@@ -68,6 +72,23 @@ pub struct SinkStatus {
     pub error: Option<String>,
 }
 
+/// What is kept of a job's history.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct HistoryStatus {
+    pub points: u64,
+    /// What its file holds.
+    pub bytes: u64,
+    /// RFC 3339; null before the first point.
+    pub oldest: Option<String>,
+    /// The same in ms since 1970, for metrics.
+    #[serde(skip)]
+    pub oldest_ms: Option<i64>,
+    /// Of the newest point; null before the first.
+    pub epoch: Option<Epoch>,
+    /// Why it is behind, while it is.
+    pub error: Option<String>,
+}
+
 impl Job {
     pub fn status(&self) -> JobStatus {
         let inner = self.lock();
@@ -94,6 +115,7 @@ impl Job {
             accounting: *inner.results.accounting(),
             sinks: inner.sinks.clone(),
             checkpoint: inner.kept.status(),
+            history: inner.history.clone(),
             refill: inner.refill,
             error: inner.error.clone(),
         }

@@ -19,11 +19,13 @@ impl JobResults {
     /// Takes a subject away with its lines and its accounting.
     pub(super) fn take_away(&mut self, id: u64, recent: &mut Recent) {
         let Some(place) = self.subject_index.remove(&id) else { return };
-        let indexes: Vec<u32> = self.subjects[place as usize].ranking.iter().map(|(.., line)| *line).collect();
+        let indexes = self.subjects[place as usize].lines.clone();
         for &index in &indexes {
             self.line_index.remove(&self.lines[index as usize].id);
             let was = self.set_line(index, None);
-            recent.lines.push((index, was));
+            if was.is_some() {
+                recent.lines.push((index, was));
+            }
         }
         let c = self.subjects[place as usize].claims;
         let changes = ClaimChanges {
@@ -36,6 +38,7 @@ impl JobResults {
         let subject = &mut self.subjects[place as usize];
         subject.total = self.shape.has_total.then_some(Decimal::ZERO);
         recent.totals.push(place);
+        recent.claims.push(place);
         self.gone.insert(subject.name.clone(), (place, indexes));
     }
 
@@ -43,6 +46,7 @@ impl JobResults {
     /// of the job: what differs becomes one change, so that readers go on without a gap.
     pub fn take_over(&mut self, before: &JobResults) {
         debug_assert!(self.epoch > before.epoch);
+        self.takeovers = before.takeovers + 1;
         let (shape, was) = (&self.shape, &before.shape);
         if (&shape.aggregates, shape.has_total, shape.top) != (&was.aggregates, was.has_total, was.top) {
             // What readers hold has another form: they begin with a snapshot again.
@@ -84,10 +88,10 @@ impl JobResults {
             let lines = recent.lines.iter().filter_map(|(line, was)| Some((*here.get(line)?, *was))).collect();
             let names = recent.totals.iter().map(|subject| before.subjects[*subject as usize].name.as_str());
             let totals = names.map(|name| self.place_of(name, &mut places)).collect();
-            recents.push(Recent { epoch: recent.epoch, lines, totals });
+            recents.push(Recent { epoch: recent.epoch, lines, totals, claims: Vec::new() });
         }
         let totals = (0..self.subjects.len() as u32).collect();
-        let mut recent = Recent { epoch: self.epoch, lines: Vec::new(), totals };
+        let mut recent = Recent { epoch: self.epoch, lines: Vec::new(), totals, claims: Vec::new() };
         for (index, line) in self.lines.iter().enumerate() {
             let was = stood.get(&(index as u32)).copied();
             if was != line.values.as_ref() {
@@ -122,7 +126,7 @@ impl JobResults {
         }
         let total = self.shape.has_total.then_some(Decimal::ZERO);
         let (claims, ranking) = (ClaimAccounting::default(), Ranking::default());
-        self.subjects.push(Subject { name: name.to_owned(), total, claims, ranking });
+        self.subjects.push(Subject { name: name.to_owned(), total, claims, ranking, lines: Vec::new() });
         let place = self.subjects.len() as u32 - 1;
         self.gone.insert(name.to_owned(), (place, Vec::new()));
         places.insert(name.to_owned(), place);
@@ -132,6 +136,7 @@ impl JobResults {
     /// Adds a line of which nothing stands, in the subject at a place, which has an id if it is there.
     fn keep_place(&mut self, line: &Line, subject: u32, of: Option<u64>) {
         let index = self.lines.len() as u32;
+        self.subjects[subject as usize].lines.push(index);
         let mut id = line.id;
         match of {
             Some(of) => {

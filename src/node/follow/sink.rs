@@ -1,11 +1,9 @@
-//! Sinks: followers of the results, each with a thread of its own, so that one that is down falls
-//! behind and catches up without stalling anything.
+//! A sink follows the results.
 
+use super::Follow;
 use crate::node::job::{Job, SinkStatus};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tallyflow_connectors::sinks::{SinkEpoch, SinkError, SinkLine, sqlite::SqliteSink};
 use tallyflow_dataflows::ids::Epoch;
@@ -13,44 +11,8 @@ use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::JobResults;
 use tallyflow_dataflows::spec::SinkSpec;
 
-/// A running sink.
-pub struct SinkHandle {
-    stop: Sender<()>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl SinkHandle {
-    /// Starts the sink of that number of a form of the job. Of any other form it writes nothing.
-    pub fn start(
-        job: Arc<Job>,
-        form: u64,
-        index: usize,
-        spec: SinkSpec,
-        data_dir: &Path,
-    ) -> std::io::Result<SinkHandle> {
-        let SinkSpec::Sqlite { path, .. } = &spec;
-        let path = data_dir.join(path);
-        let (stop, stopped) = channel();
-        let name = format!("sink-{}-{index}", job.name());
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let status =
-                SinkStatus { kind: "sqlite".to_owned(), path: path.display().to_string(), epoch: None, error: None };
-            job.set_sink(form, index, status.clone());
-            Follower { job, form, index, spec, written: None, status, sink: None }.run(&stopped);
-        })?;
-        Ok(SinkHandle { stop, thread: Some(thread) })
-    }
-
-    /// Writes what is there and ends. Blocks.
-    pub fn flush(mut self) {
-        self.stop.send(()).ok();
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
-    }
-}
-
-struct Follower {
+/// A sink of a form of a job. Of any other form it writes nothing.
+pub struct SinkFollower {
     job: Arc<Job>,
     form: u64,
     index: usize,
@@ -60,37 +22,30 @@ struct Follower {
     sink: Option<SqliteSink>,
 }
 
-impl Follower {
-    fn run(mut self, stopped: &Receiver<()>) {
+impl SinkFollower {
+    /// The sink of that number.
+    pub fn new(job: Arc<Job>, form: u64, index: usize, spec: SinkSpec, data_dir: &Path) -> SinkFollower {
+        let SinkSpec::Sqlite { path, .. } = &spec;
+        let path = data_dir.join(path).display().to_string();
+        let status = SinkStatus { kind: "sqlite".to_owned(), path, epoch: None, error: None };
+        job.set_sink(form, index, status.clone());
+        SinkFollower { job, form, index, spec, written: None, status, sink: None }
+    }
+}
+
+impl Follow for SinkFollower {
+    type Error = SinkError;
+
+    fn every(&self) -> Duration {
         let SinkSpec::Sqlite { every, .. } = self.spec;
-        let mut pause = every;
-        loop {
-            let stop = match stopped.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => false,
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
-            };
-            match self.write() {
-                Ok(()) => pause = every,
-                Err(error) => {
-                    if self.status.error.is_none() {
-                        tracing::warn!(job = self.job.name(), sink = self.status.path, "the sink is behind: {error}");
-                    }
-                    self.status.error = Some(error.to_string());
-                    // What another try can't mend is still tried again, but seldom: a person may.
-                    let longest = Duration::from_secs(if error.retryable() { 10 } else { 60 });
-                    pause = (pause * 2).clamp(every, longest.max(every));
-                    self.sink = None;
-                    self.written = None;
-                }
-            }
-            self.job.set_sink(self.form, self.index, self.status.clone());
-            if stop {
-                return;
-            }
-        }
+        every
     }
 
-    fn write(&mut self) -> Result<(), SinkError> {
+    fn retryable(error: &SinkError) -> bool {
+        error.retryable()
+    }
+
+    fn write(&mut self, _: bool) -> Result<(), SinkError> {
         let written = self.written;
         let Some(Some((epoch, aggregates))) = self.job.read_form(self.form, |results| {
             let newer = results.epoch().is_some_and(|epoch| Some(epoch) != written);
@@ -111,6 +66,18 @@ impl Follower {
         self.status.epoch = self.written;
         self.status.error = None;
         Ok(())
+    }
+
+    fn note(&mut self, error: Option<&SinkError>, is_news: bool) {
+        if let Some(error) = error {
+            if is_news {
+                tracing::warn!(job = self.job.name(), sink = self.status.path, "the sink is behind: {error}");
+            }
+            self.status.error = Some(error.to_string());
+            self.sink = None;
+            self.written = None;
+        }
+        self.job.set_sink(self.form, self.index, self.status.clone());
     }
 }
 
