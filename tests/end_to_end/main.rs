@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod bank;
+mod checkpoints;
 mod engine;
 mod history;
 mod lifecycle;
