@@ -11,9 +11,10 @@ use serde::Deserialize;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tallyflow_dataflows::spec::parse_duration;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 use tracing::level_filters::LevelFilter;
@@ -28,6 +29,9 @@ const ENV_PREFIX: &str = "TALLYFLOW_";
 /// The most worker threads.
 pub const WORKERS_MAX: usize = 64;
 
+/// How often recounts may be asked for.
+const RECOUNT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+
 /// Everything the server needs to know, checked: past this point nothing is checked twice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -39,13 +43,12 @@ pub struct Config {
     pub workers: usize,
     /// What is written to stderr.
     pub log_level: Targets,
-    /// The most records that a recount reads.
-    pub recount_records_max: u64,
     /// Dead letters kept of each job.
     pub dead_letters_max: usize,
     pub log: LogConfig,
     pub server: ServerConfig,
     pub engine: EngineConfig,
+    pub recount: RecountConfig,
 }
 
 /// The embedded log.
@@ -77,6 +80,15 @@ pub struct EngineConfig {
     pub hang: Duration,
 }
 
+/// Recounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecountConfig {
+    /// How often every running job is recounted; `None`: only when asked for.
+    pub every: Option<Duration>,
+    /// What a recount may hold of what entities have said, in bytes.
+    pub memory_max: usize,
+}
+
 /// The options as written, each of the right type and not yet within bounds. `default.toml` says what
 /// each means.
 #[derive(Clone, Debug, Deserialize)]
@@ -86,11 +98,11 @@ struct RawConfig {
     data_dir: PathBuf,
     workers: u64,
     log_level: String,
-    recount_records_max: u64,
     dead_letters_max: u64,
     log: RawLog,
     server: RawServer,
     engine: RawEngine,
+    recount: RawRecount,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -113,6 +125,13 @@ struct RawServer {
 #[serde(deny_unknown_fields)]
 struct RawEngine {
     hang_s: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRecount {
+    every: String,
+    memory_max: u64,
 }
 
 /// Why there is no configuration. Each is one sentence that names the place.
@@ -316,6 +335,17 @@ impl Layers {
             let what = format!("{:?} is no log level; write error, warn, info, debug or trace", raw.log_level);
             refused("log_level", what)
         })?;
+        let every = match raw.recount.every.as_str() {
+            "off" => None,
+            text => match parse_duration(text).filter(|every| RECOUNT_EVERY.contains(every)) {
+                Some(every) => Some(every),
+                None => {
+                    let what =
+                        format!("{text:?} is not how often; write off, or a time from 1s to 365d like 10m, 1h or 1d");
+                    return Err(refused("recount.every", what));
+                }
+            },
+        };
         let body_bytes_max = self.bounded("server.body_bytes_max", raw.server.body_bytes_max, 1 << 10, 1 << 30)?;
         let log = LogConfig {
             record_bytes_max: self.bounded("log.record_bytes_max", raw.log.record_bytes_max, 1, 64 << 20)? as usize,
@@ -331,7 +361,6 @@ impl Layers {
         Ok(Config {
             listen,
             workers,
-            recount_records_max: self.bounded("recount_records_max", raw.recount_records_max, 1, 1_000_000_000)?,
             dead_letters_max: self.bounded("dead_letters_max", raw.dead_letters_max, 1, 1_000_000)? as usize,
             log,
             server: ServerConfig {
@@ -341,6 +370,10 @@ impl Layers {
             },
             engine: EngineConfig {
                 hang: Duration::from_secs(self.bounded("engine.hang_s", raw.engine.hang_s, 1, 3600)?),
+            },
+            recount: RecountConfig {
+                every,
+                memory_max: self.bounded("recount.memory_max", raw.recount.memory_max, 1 << 20, 1 << 40)? as usize,
             },
             data_dir: raw.data_dir,
             log_level,

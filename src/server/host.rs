@@ -7,6 +7,7 @@ use crate::node::{
     CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, Submitted, is_internal,
 };
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
 
@@ -28,8 +29,8 @@ pub trait Host: Send + Sync + 'static {
     fn resume(&self, name: &str) -> Result<Arc<Job>, JobError>;
     /// Blocks until the job has ended.
     fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError>;
-    /// Blocks while it reads the log.
-    fn recount(&self, name: &str) -> Result<Recounted, RecountError>;
+    /// Blocks while it reads the log, until `stop` is set.
+    fn recount(&self, name: &str, stop: &AtomicBool) -> Result<Recounted, RecountError>;
     /// Oldest first, from after the place named. Blocks.
     fn dead_letters(
         &self,
@@ -88,8 +89,8 @@ impl Host for Node {
     fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> {
         self.cancel(name, mode)
     }
-    fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
-        self.recount(name)
+    fn recount(&self, name: &str, stop: &AtomicBool) -> Result<Recounted, RecountError> {
+        self.recount(name, stop)
     }
     fn dead_letters(
         &self,

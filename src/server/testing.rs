@@ -5,6 +5,7 @@ use crate::node::polls::{PollError, PollState, PollView, polls_job};
 use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError, Submitted};
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_connectors::dead_letters::DeadLetter;
@@ -200,7 +201,7 @@ impl Host for TestHost {
         job.set_state(JobState::Cancelled, None);
         Ok(job)
     }
-    fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
+    fn recount(&self, name: &str, _: &AtomicBool) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
         let epoch = job.read(|results| results.epoch()).flatten();
         let epoch = epoch.ok_or_else(|| RecountError::Nothing { job: name.into() })?;

@@ -1,5 +1,6 @@
 //! What a record says: nothing that can be read, nothing that concerns the job, or a claim.
 
+use super::text_bytes;
 use crate::decode::{Decoded, Decoder, Event, Formats, Needs, Value};
 use crate::filter::Filter;
 use crate::number::Decimal;
@@ -41,14 +42,21 @@ pub(super) struct Contribution {
 /// What claims of one entity contend for: those with equal keys take one place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// The entity has one place.
-    Entity,
     Id(String),
     /// Event time and all that it adds.
     Content(Option<i128>, String, Vec<Contribution>, Vec<String>),
 }
 
 impl Claim {
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let entity = self.entity.iter().map(|part| text_bytes(part) + size_of::<String>());
+        let added = self.contributions.iter().map(|c| text_bytes(&c.group) + size_of::<Contribution>());
+        let distinct = self.distinct.iter().map(|value| text_bytes(value) + size_of::<String>());
+        let texts = text_bytes(&self.subject) + self.id.as_deref().map_or(0, text_bytes);
+        size_of::<Claim>() + texts + entity.chain(added).chain(distinct).sum::<usize>()
+    }
+
     /// What tells this claim from a duplicate of it.
     pub fn key(&self) -> Key {
         match &self.id {

@@ -1,9 +1,11 @@
 //! A job as the node keeps it: its state, its results, and who waits for news of them.
 
 mod beside;
+mod recounted;
 mod status;
 
 pub use beside::{Applied, Failed, Place};
+pub use recounted::{RecountOutcome, RecountProgress};
 pub use status::{JobStatus, SinkStatus};
 
 use crate::node::polls::JobRefill;
@@ -96,6 +98,10 @@ struct Inner {
     replaced: bool,
     sinks: Vec<SinkStatus>,
     refill: Option<JobRefill>,
+    /// While its records are read again.
+    recount: Option<RecountProgress>,
+    /// Of the form that has this number.
+    recounted: Option<(u64, RecountOutcome)>,
 }
 
 impl Job {
@@ -126,6 +132,8 @@ impl Job {
             replaced: false,
             sinks: Vec::new(),
             refill: None,
+            recount: None,
+            recounted: None,
         };
         let (news, _) = watch::channel(0);
         Job { id, name, submitted_ms, inner: Mutex::new(inner), news, changed: Condvar::new() }

@@ -1,6 +1,6 @@
 //! A job as the API shows it.
 
-use crate::node::job::{Inner, Job, JobState};
+use crate::node::job::{Inner, Job, JobState, RecountProgress};
 use crate::node::polls::JobRefill;
 use serde::{Deserialize, Serialize};
 use tallyflow_dataflows::accounting::Accounting;
@@ -24,6 +24,9 @@ pub struct JobStatus {
     /// Of a job of polls, how far a pass over the past has come that runs beside it; null: none does.
     #[serde(default)]
     pub refill: Option<JobRefill>,
+    /// While its records are read again for a recount or a `why`; null: they are not.
+    #[serde(default)]
+    pub recount: Option<RecountProgress>,
     /// Why it failed.
     pub error: Option<String>,
     /// What is computed beside it to take its place, while there is such; or why that failed.
@@ -91,6 +94,7 @@ impl Job {
             accounting: *inner.results.accounting(),
             sinks: inner.sinks.clone(),
             refill: inner.refill,
+            recount: inner.recount,
             error: inner.error.clone(),
         }
     }

@@ -77,18 +77,30 @@ fn vote(voter: &str, at: i64, option: &str, more: &str) -> Record {
 }
 
 fn recount(polls: &[PollInForce], records: &[(usize, &Record)]) -> (Vec<Verdict>, RecountResult) {
-    let mut recount = Recount::with_polls(&job(), &PlainFormats, polls);
-    let verdicts = records.iter().map(|(offset, (input, timestamp_ms, text))| {
-        let record = RecordRef {
-            partition: PartitionId(0),
-            offset: Offset(*offset as u64),
-            timestamp_ms: *timestamp_ms,
-            key: None,
-            value: Some(text.as_bytes()),
-        };
-        recount.record(*input, &record)
+    let one = recount_with(Recount::with_polls(&job(), &PlainFormats, polls), records);
+    for (parts, bytes_max) in [(3, usize::MAX), (16, usize::MAX), (1, 8_000)] {
+        let many = Recount::with_polls(&job(), &PlainFormats, polls).in_parts(parts).within(bytes_max);
+        assert_eq!(recount_with(many, records), one, "in {parts} parts, {bytes_max} bytes");
+    }
+    one
+}
+
+fn recount_with(recount: Recount, records: &[(usize, &Record)]) -> (Vec<Verdict>, RecountResult) {
+    let mut verdicts = Vec::new();
+    let result = recount.over(|recount| {
+        for (offset, (input, timestamp_ms, text)) in records {
+            let record = RecordRef {
+                partition: PartitionId(0),
+                offset: Offset(*offset as u64),
+                timestamp_ms: *timestamp_ms,
+                key: None,
+                value: Some(text.as_bytes()),
+            };
+            verdicts.extend(recount.record(*input, &record));
+        }
+        Ok::<_, RecountError>(())
     });
-    (verdicts.collect(), recount.finish().unwrap())
+    (verdicts, result.unwrap())
 }
 
 /// `poll:a=1,b=0,c=0 total claims counted` of each poll, the same forwards and backwards.
@@ -352,12 +364,8 @@ fn a_vote_that_lacks_something_is_rejected_whatever_the_polls() {
 
 #[test]
 fn without_polls_all_that_can_be_read_is_irrelevant() {
-    let mut recount = Recount::new(&job(), &PlainFormats);
-    let (_, timestamp_ms, text) = post(1, "x", 150, "a");
-    let (partition, offset) = (PartitionId(0), Offset(0));
-    let record = RecordRef { partition, offset, timestamp_ms, key: None, value: Some(text.as_bytes()) };
-    assert_eq!(recount.record(0, &record), Verdict::Irrelevant);
-    let result = recount.finish().unwrap();
+    let (verdicts, result) = recount(&[], &[(0, &post(1, "x", 150, "a"))]);
+    assert_eq!(verdicts, [Verdict::Irrelevant]);
     assert_eq!((result.read, result.irrelevant, result.lines.len()), (1, 1, 0));
 }
 
