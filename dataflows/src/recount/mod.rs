@@ -59,6 +59,7 @@ mod share;
 mod tally;
 #[cfg(test)]
 mod tests;
+pub mod why;
 
 use crate::decode::Formats;
 use crate::number::Decimal;

@@ -166,7 +166,7 @@ impl TallyRecount {
                     self.result.rejected += 1;
                     Verdict::Rejected(reason.clone())
                 }
-                Judgement::Irrelevant | Judgement::Replaces { .. } => {
+                Judgement::Irrelevant(_) | Judgement::Replaces { .. } => {
                     self.result.irrelevant += 1;
                     Verdict::Irrelevant
                 }
@@ -197,7 +197,7 @@ impl TallyRecount {
                 let (added, dropped) = self.standing.add(claim);
                 self.bytes = self.bytes + added - dropped;
             }
-            Judgement::Replaces { entity, order } if self.share.holds(&entity) => {
+            Judgement::Replaces { entity, order, .. } if self.share.holds(&entity) => {
                 let bytes = replaced_bytes(&entity);
                 let newest = self.replaced.entry(entity).or_insert_with(|| {
                     self.bytes += bytes;

@@ -52,7 +52,7 @@ fn value(text: &str) -> Value<'static> {
     }
 }
 
-struct TestFormats;
+pub(super) struct TestFormats;
 
 impl Formats for TestFormats {
     fn all(&self) -> &[FormatInfo] {
@@ -68,7 +68,7 @@ impl Formats for TestFormats {
     }
 }
 
-fn job(format: &str, tally: &str) -> JobSpec {
+pub(super) fn job(format: &str, tally: &str) -> JobSpec {
     let text = format!(
         "name = 'job'\ndataflow = 'tally'\n[[input]]\ntopic = 't'\nformat = '{format}'\n[[input]]\ntopic = 't'\nformat = \
          '{format}'\n[tally]\n{tally}\n"
@@ -78,7 +78,7 @@ fn job(format: &str, tally: &str) -> JobSpec {
 }
 
 /// A record: input, partition, offset, log timestamp in ms, text.
-type Record<'a> = (usize, u32, u64, i64, &'a str);
+pub(super) type Record<'a> = (usize, u32, u64, i64, &'a str);
 
 fn recount_all(job: &JobSpec, records: &[Record<'_>]) -> (Vec<Verdict>, Result<RecountResult, RecountError>) {
     recount_with(Recount::new(job, &TestFormats), records)

@@ -18,6 +18,7 @@ mod poll;
 mod read;
 #[cfg(test)]
 mod tests;
+pub(super) mod why;
 
 use super::judge::Order;
 use super::share::Share;

@@ -106,6 +106,16 @@ impl Counting {
         if self.in_force.poll.keep == Keep::All { message } else { author }
     }
 
+    /// Which claims stand.
+    pub fn keep(&self) -> Keep {
+        self.in_force.poll.keep
+    }
+
+    /// The name of an option.
+    pub fn option(&self, place: usize) -> &str {
+        self.in_force.poll.options.get(place).map_or("", String::as_str)
+    }
+
     /// Counts a claim that was made.
     pub fn claimed(&mut self) {
         self.claims += 1;

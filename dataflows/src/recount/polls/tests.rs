@@ -3,10 +3,12 @@
 use super::*;
 use crate::ids::{Offset, PartitionId};
 use crate::recount::Recount;
+use crate::recount::why::{Answer, At, Fate, Question, Says, Why};
 use crate::spec::polls::{Choices, Match, Person, Poll, Reposts};
 use crate::spec::{Bound, Dataflow, InputSpec, Keep};
 use crate::testing::PlainFormats;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const MS: i64 = 1_000_000;
@@ -396,4 +398,77 @@ proptest! {
         prop_assert_eq!(result.claims, result.subjects.values().map(|s| s.claims).sum::<u64>());
         prop_assert!(result.counted <= result.claims);
     }
+
+    #[test]
+    fn what_is_said_of_each_record_adds_up_to_the_accounting(
+        records in prop::collection::vec(any_record(), 0..24),
+        keep in prop::sample::select(vec![Keep::All, Keep::First, Keep::Last, Keep::FirstN(2)]),
+    ) {
+        let polls = [kept(keep), poll("q")];
+        let ordered: Vec<(usize, &Record)> = records.iter().enumerate().collect();
+        let (verdicts, want) = recount(&polls, &ordered);
+        let mut counts = [0; 2];
+        let mut lines: BTreeMap<(String, String), i64> = want.lines.keys().map(|line| (line.clone(), 0)).collect();
+        for (offset, record) in &ordered {
+            let at = At { input: record.0, partition: PartitionId(0), offset: Offset(*offset as u64) };
+            let answer = ask(&polls, &ordered, Question::At(at));
+            prop_assert_eq!(&answer.record.unwrap().verdict, &verdicts[*offset]);
+            counts[0] += answer.claims.len() as u64;
+            for claim in answer.claims {
+                prop_assert_eq!(claim.by.is_none(), claim.fate == Fate::Counted);
+                if claim.fate == Fate::Counted {
+                    counts[1] += 1;
+                    for (option, _) in claim.lines {
+                        *lines.get_mut(&(claim.subject.clone(), option)).unwrap() += 1;
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(counts, [want.claims, want.counted]);
+        for ((subject, group), count) in lines {
+            prop_assert_eq!(want.lines[&(subject.clone(), group.clone())][0], Some(Decimal::from_int(count)));
+            let answer = ask(&polls, &ordered, Question::Line { subject, group, limit: 100 });
+            let counted = answer.claims.iter().filter(|claim| claim.fate == Fate::Counted).count();
+            prop_assert_eq!(counted as i64, count);
+        }
+    }
+}
+
+fn ask(polls: &[PollInForce], records: &[(usize, &Record)], question: Question) -> Answer {
+    let mut why = Why::new(&job(), &PlainFormats, polls, question);
+    loop {
+        for (offset, (input, timestamp_ms, text)) in records {
+            let (partition, offset, value) = (PartitionId(0), Offset(*offset as u64), Some(text.as_bytes()));
+            why.record(*input, &RecordRef { partition, offset, timestamp_ms: *timestamp_ms, key: None, value });
+        }
+        if !why.again().unwrap() {
+            return why.finish();
+        }
+    }
+}
+
+#[test]
+fn a_vote_is_told_with_what_it_replaced_and_a_post_with_the_deletion_that_took_it_back() {
+    let records = [
+        vote("x", 120, "\"a\"", ""),
+        vote("x", 130, "\"b\"", ""),
+        post(1, "x", 140, "a"),
+        deleted(1, 150),
+        post(2, "x", 145, "b"),
+    ];
+    let ordered: Vec<(usize, &Record)> = records.iter().enumerate().collect();
+    let polls = [kept(Keep::Last)];
+    let told = |offset: u64| {
+        let input = records[offset as usize].0;
+        let at = At { input, partition: PartitionId(0), offset: Offset(offset) };
+        let answer = ask(&polls, &ordered, Question::At(at));
+        let claims: Vec<_> = answer.claims.iter().map(|c| (c.fate, c.by.map(|by| (by.at.offset.0, by.says)))).collect();
+        let replaced = answer.claims.first().and_then(|claim| claim.replaced).or(answer.record.unwrap().replaced);
+        (claims, replaced.map(|other| other.at.offset.0))
+    };
+    assert_eq!(told(0), (vec![(Fate::Superseded, Some((1, Says::Contribution)))], None));
+    assert_eq!(told(1), (vec![(Fate::Counted, None)], Some(0)));
+    assert_eq!(told(2), (vec![(Fate::Superseded, Some((3, Says::Nothing)))], None));
+    assert_eq!(told(3), (vec![], Some(2)));
+    assert_eq!(told(4), (vec![(Fate::Counted, None)], None));
 }
