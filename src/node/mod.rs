@@ -21,6 +21,9 @@ mod wire;
 
 pub use control::is_internal;
 pub use engine_process::run as run_engine;
+pub use recount::{
+    ClaimClass, OtherSays, RecordClass, RecordPlace, WhyAnswer, WhyClaim, WhyLine, WhyOther, WhyQuestion, WhyRecord,
+};
 pub use replace::Submitted;
 
 use crate::config::Config;
@@ -134,6 +137,9 @@ pub enum RecountError {
     Nothing { job: String },
     #[error("the records of job {job:?} are being read again already; try again when that is done")]
     UnderWay { job: String },
+    /// There is no such subject, line or record.
+    #[error("{0}")]
+    Unknown(String),
     #[error("the reading of the records of job {job:?} was broken off: {why}")]
     BrokenOff { job: String, why: &'static str },
     /// Retention has taken what the job has counted.

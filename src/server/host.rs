@@ -4,7 +4,8 @@
 use crate::node::job::Job;
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
-    CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, Submitted, is_internal,
+    CancelMode, ClusterStatus, JobError, JobText, Node, RecountError, Recounted, SubmitError, Submitted, WhyAnswer,
+    WhyQuestion, is_internal,
 };
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,6 +32,8 @@ pub trait Host: Send + Sync + 'static {
     fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError>;
     /// Blocks while it reads the log, until `stop` is set.
     fn recount(&self, name: &str, stop: &AtomicBool) -> Result<Recounted, RecountError>;
+    /// Where a number comes from, or what became of a record. Blocks while it reads the log, until `stop` is set.
+    fn why(&self, name: &str, question: &WhyQuestion, stop: &AtomicBool) -> Result<WhyAnswer, RecountError>;
     /// Oldest first, from after the place named. Blocks.
     fn dead_letters(
         &self,
@@ -91,6 +94,9 @@ impl Host for Node {
     }
     fn recount(&self, name: &str, stop: &AtomicBool) -> Result<Recounted, RecountError> {
         self.recount(name, stop)
+    }
+    fn why(&self, name: &str, question: &WhyQuestion, stop: &AtomicBool) -> Result<WhyAnswer, RecountError> {
+        self.why(name, question, stop)
     }
     fn dead_letters(
         &self,

@@ -169,6 +169,7 @@ impl From<RecountError> for Problem {
             RecountError::UnderWay { .. } | RecountError::BrokenOff { .. } => {
                 Problem::new(StatusCode::CONFLICT, detail)
             }
+            RecountError::Unknown(_) => Problem::unknown(detail),
             RecountError::Gone(_) => Problem::new(StatusCode::GONE, detail),
             RecountError::Memory(_) => Problem::refused(detail),
             RecountError::Fold(_) | RecountError::Failed(_) => Problem::internal(detail),

@@ -2,7 +2,10 @@
 
 use crate::node::job::{Job, JobState};
 use crate::node::polls::{PollError, PollState, PollView, polls_job};
-use crate::node::{CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError, Submitted};
+use crate::node::{
+    CancelMode, ClusterStatus, JobError, JobText, RecountError, Recounted, SubmitError, Submitted, WhyAnswer,
+    WhyQuestion,
+};
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
@@ -206,6 +209,10 @@ impl Host for TestHost {
         let epoch = job.read(|results| results.epoch()).flatten();
         let epoch = epoch.ok_or_else(|| RecountError::Nothing { job: name.into() })?;
         Ok(Recounted { job: name.into(), epoch, equal: true, records: 0, ms: 0, differences: Vec::new() })
+    }
+    fn why(&self, name: &str, _: &WhyQuestion, _: &AtomicBool) -> Result<WhyAnswer, RecountError> {
+        self.job(name)?;
+        Err(RecountError::Nothing { job: name.into() })
     }
     fn dead_letters(
         &self,

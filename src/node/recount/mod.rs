@@ -2,9 +2,14 @@
 
 mod periodic;
 mod reading;
+mod why;
 
 use crate::node::job::{Job, Plan, RecountOutcome};
 use crate::node::{Difference, Node, RecountError, Recounted, lock};
+pub use why::{
+    ClaimClass, OtherSays, RecordClass, RecordPlace, WhyAnswer, WhyClaim, WhyLine, WhyOther, WhyQuestion, WhyRecord,
+};
+
 use reading::{Records, Turn};
 use std::collections::BTreeMap;
 use std::sync::Arc;

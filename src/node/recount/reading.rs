@@ -3,12 +3,14 @@
 
 use crate::node::job::{Job, JobState, Plan, RecountProgress};
 use crate::node::{Node, RecountError};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::recount::Passes;
+use tallyflow_dataflows::recount::why::At;
 use tallyflow_dataflows::source::{Budget, Source, SourceError, Waker};
 
 /// What one read of the log hands over.
@@ -47,7 +49,10 @@ pub(super) struct Records<'a> {
     plan: &'a Plan,
     /// By input and partition, where they begin and end.
     places: Vec<Vec<(Offset, Offset)>>,
-    pub of: u64,
+    /// How many they are.
+    of: u64,
+    /// How many were read, in all passes.
+    total: Cell<u64>,
 }
 
 impl<'a> Records<'a> {
@@ -59,7 +64,7 @@ impl<'a> Records<'a> {
             .map(|(from, next)| from.into_iter().zip(next.iter().copied()).collect())
             .collect();
         let of = places.iter().flatten().map(|(from, next)| next.0.saturating_sub(from.0)).sum();
-        Records { node, turn, plan, places, of }
+        Records { node, turn, plan, places, of, total: Cell::new(0) }
     }
 
     /// Where the records of a partition begin and end; `None` where the input has no such partition.
@@ -87,24 +92,20 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// Reads one record; `None` where there is none at that offset, or none that the input takes.
-    pub fn one<T>(
-        &self,
-        input: usize,
-        partition: PartitionId,
-        offset: Offset,
-        look: impl FnOnce(&RecordRef<'_>) -> T,
-    ) -> Result<Option<T>, RecountError> {
-        let (mut look, mut found) = (Some(look), None);
-        let until = Offset(offset.0.saturating_add(1));
-        self.read_partition(input, partition, (offset, until), |_| (), &mut |_, record: &RecordRef<'_>| {
-            if record.offset == offset
-                && let Some(look) = look.take()
-            {
-                found = Some(look(record));
+    /// How many records were read, in all passes.
+    pub fn total(&self) -> u64 {
+        self.total.get()
+    }
+
+    /// Reads one record; `look` is not called where there is none that the input takes.
+    pub fn one(&self, at: At, mut look: impl FnMut(&RecordRef<'_>)) -> Result<(), RecountError> {
+        let until = Offset(at.offset.0.saturating_add(1));
+        let mut each = |_, record: &RecordRef<'_>| {
+            if record.offset == at.offset {
+                look(record);
             }
-        })?;
-        Ok(found)
+        };
+        self.read_partition(at.input, at.partition, (at.offset, until), |_| (), &mut each)
     }
 
     fn read_partition(
@@ -134,6 +135,7 @@ impl<'a> Records<'a> {
                 }
             });
             let polled = polled.map_err(unreadable)?;
+            self.total.set(self.total.get() + polled.records as u64);
             if polled.next == at {
                 let what = format!("{}/{partition} ends at {at}, before the job's {next}", input.topic);
                 return Err(RecountError::Failed(what));
