@@ -22,7 +22,7 @@ order = "/at"
 /// Ballots of so many voters, each of whom has voted once.
 fn ballots(from: u64, to: u64) -> String {
     let line = |n: u64| {
-        let option = if n % 3 == 0 { "yes" } else { "nay" };
+        let option = if n.is_multiple_of(3) { "yes" } else { "nay" };
         format!("{{\"voter\":\"a-voter-with-a-name-of-some-length-{n}\",\"option\":\"{option}\",\"at\":{n}}}\n")
     };
     (from..to).map(line).collect()

@@ -272,15 +272,15 @@ impl PollsWhy {
                         Of::Message(_) => drop(self.authors.entry((claim.poll, holder)).or_default()),
                     };
                 }
-                !self.votes.is_empty() || !self.authors.is_empty() || self.to_messages()
+                !self.votes.is_empty() || !self.authors.is_empty() || self.look_at_messages()
             }
-            Step::Persons => self.to_messages(),
+            Step::Persons => self.look_at_messages(),
             Step::Messages => false,
         }
     }
 
     /// Whether there are messages whose versions are to be looked at.
-    fn to_messages(&mut self) -> bool {
+    fn look_at_messages(&mut self) -> bool {
         self.step = Step::Messages;
         for ((poll, _), claims) in &self.authors {
             for (id, _) in claims {
