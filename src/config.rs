@@ -13,10 +13,11 @@ use serde::Deserialize;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tallyflow_connectors::history::Keep;
+use tallyflow_dataflows::spec::parse_duration;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 use tracing::level_filters::LevelFilter;
@@ -31,6 +32,11 @@ const ENV_PREFIX: &str = "TALLYFLOW_";
 /// The most worker threads.
 pub const WORKERS_MAX: usize = 64;
 
+/// How often checkpoints may be written.
+const CHECKPOINT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// How often recounts may be asked for.
+const RECOUNT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+
 /// Everything the server needs to know, checked: past this point nothing is checked twice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -42,8 +48,6 @@ pub struct Config {
     pub workers: usize,
     /// What is written to stderr.
     pub log_level: Targets,
-    /// The most records that a recount reads.
-    pub recount_records_max: u64,
     /// Dead letters kept of each job.
     pub dead_letters_max: usize,
     /// What is kept of each job's history; `None`: nothing.
@@ -53,6 +57,7 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How often a checkpoint of each job is written; `None`: only when asked for and at a clean stop.
     pub checkpoint_every: Option<Duration>,
+    pub recount: RecountConfig,
 }
 
 /// The embedded log.
@@ -84,6 +89,15 @@ pub struct EngineConfig {
     pub hang: Duration,
 }
 
+/// Recounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecountConfig {
+    /// How often every running job is recounted; `None`: only when asked for.
+    pub every: Option<Duration>,
+    /// What a recount may hold of what entities have said, in bytes.
+    pub memory_max: usize,
+}
+
 /// The options as written, each of the right type and not yet within bounds. `default.toml` says what
 /// each means.
 #[derive(Clone, Debug, Deserialize)]
@@ -93,19 +107,19 @@ struct RawConfig {
     data_dir: PathBuf,
     workers: u64,
     log_level: String,
-    recount_records_max: u64,
     dead_letters_max: u64,
     history: RawHistory,
     log: RawLog,
     server: RawServer,
     engine: RawEngine,
     checkpoint: RawCheckpoint,
+    recount: RawRecount,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawCheckpoint {
-    every_s: u64,
+    every: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -135,6 +149,13 @@ struct RawServer {
 #[serde(deny_unknown_fields)]
 struct RawEngine {
     hang_s: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRecount {
+    every: String,
+    memory_max: u64,
 }
 
 /// Why there is no configuration. Each is one sentence that names the place.
@@ -338,6 +359,17 @@ impl Layers {
             let what = format!("{:?} is no log level; write error, warn, info, debug or trace", raw.log_level);
             refused("log_level", what)
         })?;
+        let every = |path: &str, text: &str, bounds: &RangeInclusive<Duration>, told: &str| match text {
+            "off" => Ok(None),
+            text => match parse_duration(text).filter(|every| bounds.contains(every)) {
+                Some(every) => Ok(Some(every)),
+                None => Err(refused(path, format!("{text:?} is not how often; write off, or a time {told}"))),
+            },
+        };
+        let told = "from 1s to 365d like 10m, 1h or 1d";
+        let recount_every = every("recount.every", &raw.recount.every, &RECOUNT_EVERY, told)?;
+        let told = "from 1s to 1d like 10s or 1m";
+        let checkpoint_every = every("checkpoint.every", &raw.checkpoint.every, &CHECKPOINT_EVERY, told)?;
         let body_bytes_max = self.bounded("server.body_bytes_max", raw.server.body_bytes_max, 1 << 10, 1 << 30)?;
         let log = LogConfig {
             record_bytes_max: self.bounded("log.record_bytes_max", raw.log.record_bytes_max, 1, 64 << 20)? as usize,
@@ -357,7 +389,6 @@ impl Layers {
             listen,
             history,
             workers,
-            recount_records_max: self.bounded("recount_records_max", raw.recount_records_max, 1, 1_000_000_000)?,
             dead_letters_max: self.bounded("dead_letters_max", raw.dead_letters_max, 1, 1_000_000)? as usize,
             log,
             server: ServerConfig {
@@ -368,9 +399,10 @@ impl Layers {
             engine: EngineConfig {
                 hang: Duration::from_secs(self.bounded("engine.hang_s", raw.engine.hang_s, 1, 3600)?),
             },
-            checkpoint_every: match self.bounded("checkpoint.every_s", raw.checkpoint.every_s, 0, 86_400)? {
-                0 => None,
-                every_s => Some(Duration::from_secs(every_s)),
+            checkpoint_every,
+            recount: RecountConfig {
+                every: recount_every,
+                memory_max: self.bounded("recount.memory_max", raw.recount.memory_max, 1 << 20, 1 << 40)? as usize,
             },
             data_dir: raw.data_dir,
             log_level,

@@ -25,7 +25,7 @@ fn default_toml_alone_is_a_configuration_with_the_promised_defaults() {
     assert_eq!((config.log.retention_age, config.log.retention_bytes), (None, None));
     assert_eq!(config.server.body_bytes_max, 16 << 20);
     assert_eq!(config.engine.hang, Duration::from_secs(10));
-    assert_eq!(config.recount_records_max, 10_000_000);
+    assert_eq!((config.recount.every, config.recount.memory_max), (None, 512 << 20));
 }
 
 /// `RawConfig` has no defaults of its own and refuses keys that it does not know, so that the file and
@@ -149,4 +149,20 @@ fn what_is_kept_of_the_past_is_checked_with_its_place() {
     assert!(error.contains("line 2") && error.contains("1s for 1h"), "{error}");
     let error = message(None, &[("TALLYFLOW_HISTORY_BYTES_MAX", "5")], Flags::default());
     assert!(error.starts_with("TALLYFLOW_HISTORY_BYTES_MAX: 5 is out of bounds"), "{error}");
+}
+
+#[test]
+fn recounts_are_off_or_come_at_a_time_within_bounds() {
+    let every = |text: &str| {
+        load(Some(&format!("[recount]\nevery = {text:?}")), &[], Flags::default()).map(|config| config.recount.every)
+    };
+    assert_eq!(every("off"), Ok(None));
+    assert_eq!(every("1h"), Ok(Some(Duration::from_secs(3_600))));
+    assert_eq!(every("365d"), Ok(Some(Duration::from_secs(365 * 86_400))));
+    for wrong in ["", "1", "h", "999ms", "0s", "366d", "1 h", "never"] {
+        let told = every(wrong).unwrap_err().to_string();
+        assert!(told.contains("recount.every") && told.contains("write off, or a time"), "{told}");
+    }
+    let told = message(None, &[("TALLYFLOW_RECOUNT_MEMORY_MAX", "1000")], Flags::default());
+    assert!(told.contains("choose 1048576 to"), "{told}");
 }

@@ -34,7 +34,7 @@ fn nobody() -> String {
 }
 
 /// Every command, and an option that its help must name.
-const COMMANDS: [(&[&str], &str); 26] = [
+const COMMANDS: [(&[&str], &str); 27] = [
     (&["demo"], "--data-dir"),
     (&["serve"], "--config"),
     (&["submit"], "--server"),
@@ -46,6 +46,7 @@ const COMMANDS: [(&[&str], &str); 26] = [
     (&["results"], "--subject"),
     (&["watch"], "--limit"),
     (&["recount"], "--format"),
+    (&["why"], "--at"),
     (&["poll"], "vote"),
     (&["poll", "create"], "--opens"),
     (&["poll", "list"], "--job"),
@@ -147,7 +148,7 @@ fn a_wrong_configuration_ends_with_status_2_and_one_sentence() {
 #[test]
 fn a_server_that_does_not_answer_is_named_with_what_to_do() {
     let server = nobody();
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 20] = [
         &["jobs"],
         &["job", "a"],
         &["pause", "a"],
@@ -156,6 +157,8 @@ fn a_server_that_does_not_answer_is_named_with_what_to_do() {
         &["results", "a"],
         &["watch", "a"],
         &["recount", "a"],
+        &["why", "a", "s", "g"],
+        &["why", "a", "--at", "t/0/1"],
         &["dead-letters", "a"],
         &["poll", "create", "a", "--option", "b"],
         &["poll", "list"],

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::record::RecordRef;
-use tallyflow_dataflows::recount::{Recount, RecountResult};
+use tallyflow_dataflows::recount::{Recount, RecountError, RecountResult};
 use tallyflow_dataflows::results::{Filter, JobResults};
 use tallyflow_dataflows::source::{Budget, PartitionSource, Polled, Source, SourceError, TopicState, Waker};
 use tallyflow_dataflows::spec::{Dataflow, JobFile, JobSpec, Surroundings};
@@ -263,22 +263,31 @@ fn case() -> impl Strategy<Value = Case> {
 
 /// What the recount says of the records before these offsets, by input and partition.
 fn recount(spec: &JobSpec, log: &MemoryLog, offsets: &[(String, Vec<u64>)]) -> RecountResult {
-    let mut recount = Recount::new(spec, &PlainFormats);
-    for (input, (topic, ends)) in offsets.iter().enumerate() {
-        for (partition, end) in ends.iter().enumerate() {
-            for (offset, record) in log.records(topic, partition).iter().enumerate().take(*end as usize) {
-                let record = RecordRef {
-                    partition: PartitionId(partition as u32),
-                    offset: Offset(offset as u64),
-                    timestamp_ms: record.timestamp_ms,
-                    key: None,
-                    value: Some(&record.value),
-                };
-                recount.record(input, &record);
+    let one = recount_in(Recount::new(spec, &PlainFormats), log, offsets);
+    let many = Recount::new(spec, &PlainFormats).in_parts(3).within(50_000);
+    assert_eq!(recount_in(many, log, offsets), one, "in many passes");
+    one
+}
+
+fn recount_in(recount: Recount, log: &MemoryLog, offsets: &[(String, Vec<u64>)]) -> RecountResult {
+    let result = recount.over(|recount| {
+        for (input, (topic, ends)) in offsets.iter().enumerate() {
+            for (partition, end) in ends.iter().enumerate() {
+                for (offset, record) in log.records(topic, partition).iter().enumerate().take(*end as usize) {
+                    let record = RecordRef {
+                        partition: PartitionId(partition as u32),
+                        offset: Offset(offset as u64),
+                        timestamp_ms: record.timestamp_ms,
+                        key: None,
+                        value: Some(&record.value),
+                    };
+                    recount.record(input, &record);
+                }
             }
         }
-    }
-    recount.finish().expect("no sum is beyond the fixed point")
+        Ok::<_, RecountError>(())
+    });
+    result.expect("no sum is beyond the fixed point")
 }
 
 /// The group as the recount names it: what was one part is itself, several are a JSON array.

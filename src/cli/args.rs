@@ -4,6 +4,7 @@ use super::client::Client;
 use super::feed::args::Simulation;
 use super::polls::args::PollCommand;
 use super::time::When;
+use crate::node::RecordPlace;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Recount a job from the log and compare; status 1 on a difference, naming the first
     Recount(NameArgs),
+    /// Where a number comes from, or what became of one record
+    Why(WhyArgs),
     /// Make, list, close and delete polls, and vote in them
     #[command(subcommand)]
     Poll(PollCommand),
@@ -275,6 +278,27 @@ pub struct ScaleArgs {
     /// Worker threads from now on
     #[arg(value_parser = clap::value_parser!(u64).range(1..=crate::config::WORKERS_MAX as u64))]
     pub workers: u64,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The job
+    pub name: String,
+    /// The line's subject
+    #[arg(required_unless_present = "at", requires = "group", conflicts_with = "at")]
+    pub subject: Option<String>,
+    /// Its group; of several parts their JSON array
+    pub group: Option<String>,
+    /// A record instead of a line
+    #[arg(long, value_name = "TOPIC/P/OFFSET")]
+    pub at: Option<RecordPlace>,
+    /// At most so many of the newest claims [default: 20]
+    #[arg(long, value_name = "N", conflicts_with = "at", value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub limit: Option<u64>,
     #[arg(long, default_value = "table")]
     pub format: Format,
     #[command(flatten)]

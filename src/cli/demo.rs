@@ -211,7 +211,7 @@ fn recounts(node: &Node, every: Duration, stop: &AtomicBool) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
-            let said = match node.recount(job) {
+            let said = match node.recount(job, stop) {
                 Ok(answer) if answer.equal => format!(
                     "recount equal {job}: {} lines over {} records at epoch {}",
                     node.job(job).ok().and_then(|job| job.read(|results| results.line_count())).unwrap_or_default(),

@@ -5,6 +5,7 @@ use super::args::{Format, Mode, SubmitArgs};
 use super::client::{Client, RequestError, read};
 use super::output::{Rows, accounting_lines, json_list, line, plain};
 use super::replace;
+use super::why;
 use crate::node::job::JobStatus;
 use crate::node::{Difference, Recounted};
 use anyhow::{Context, anyhow};
@@ -236,7 +237,8 @@ pub async fn cancel(client: &Client, name: &str, mode: Mode) -> anyhow::Result<O
 
 /// Recounts a job and compares.
 pub async fn recount(client: &Client, name: &str, format: Format) -> anyhow::Result<Outcome> {
-    let (text, answer): (_, Recounted) = client.json(client.request(Method::POST, &["jobs", name, "recount"])).await?;
+    let work = client.json(client.request(Method::POST, &["jobs", name, "recount"]));
+    let (text, answer): (_, Recounted) = why::with_progress(client, name, format, work).await?;
     match format {
         Format::Json => line(text)?,
         Format::Table if answer.equal => line(format_args!(

@@ -18,6 +18,7 @@ mod serve;
 mod time;
 mod topics;
 mod watch;
+mod why;
 
 use crate::bench::Named;
 use anyhow::Context;
@@ -92,6 +93,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Recount(args) => {
             ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
         }
+        Command::Why(args) => ask(args.server.client()?, |c| async move { why::run(&c, &args).await }),
         Command::Poll(command) => ask(command.server().client()?, |c| async move { polls::run(&c, &command).await }),
         Command::DeadLetters(args) => ask(args.server.client()?, |c| async move { letters::run(&c, &args).await }),
         Command::Topics(args) => ask(args.server.client()?, |c| async move { topics::list(&c, args.format).await }),

@@ -24,6 +24,9 @@ mod wire;
 
 pub use control::is_internal;
 pub use engine_process::run as run_engine;
+pub use recount::{
+    ClaimClass, OtherSays, RecordClass, RecordPlace, WhyAnswer, WhyClaim, WhyLine, WhyOther, WhyQuestion, WhyRecord,
+};
 pub use replace::Submitted;
 pub use rescale::{Receipt, ReceiptState, RescaleError};
 
@@ -48,7 +51,7 @@ use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::Group;
-use tallyflow_dataflows::source::ProduceError;
+use tallyflow_dataflows::source::{ProduceError, SourceError};
 use tallyflow_dataflows::spec::Fault;
 use tallyflow_dataflows::update::JobId;
 use tokio::sync::watch;
@@ -137,12 +140,32 @@ pub enum RecountError {
     Unsettled { job: String },
     #[error("job {job:?} has shown nothing yet; try again when it has an epoch")]
     Nothing { job: String },
-    #[error(
-        "that are {records} records, more than the {max} that a recount holds in memory (see `recount_records_max`)"
-    )]
-    TooLarge { records: u64, max: u64 },
+    #[error("the records of job {job:?} are being read again already; try again when that is done")]
+    UnderWay { job: String },
+    /// There is no such subject, line or record.
+    #[error("{0}")]
+    Unknown(String),
+    #[error("the reading of the records of job {job:?} was broken off: {why}")]
+    BrokenOff { job: String, why: &'static str },
+    /// Retention has taken what the job has counted.
+    #[error("{0}, and what they came to is not kept elsewhere; submit the job anew to count what is left")]
+    Gone(SourceError),
+    /// It has no numbers: a sum does not fit, or one entity does not.
+    #[error("{0}; see `recount.memory_max`")]
+    Memory(recount::Error),
+    #[error(transparent)]
+    Fold(recount::Error),
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<recount::Error> for RecountError {
+    fn from(error: recount::Error) -> Self {
+        match error {
+            recount::Error::Memory { .. } => RecountError::Memory(error),
+            error => RecountError::Fold(error),
+        }
+    }
 }
 
 /// The engine as it is now.
@@ -266,6 +289,7 @@ impl Node {
         node.supervise()?;
         node.look_after_polls()?;
         node.take_checkpoints()?;
+        node.recount_periodically()?;
         Ok(node)
     }
 
@@ -316,14 +340,15 @@ impl Node {
         }
     }
 
-    /// Whether the engine runs and every job that should run does; the error says what does not.
+    /// Whether the engine runs, every job that should run does, and no recount differs; the error says
+    /// what is not so.
     pub fn ready(&self) -> Result<(), String> {
         if !self.running().as_ref().is_some_and(|running| running.ready) {
             return Err("the engine is being started".to_owned());
         }
         match self.jobs().iter().find(|job| matches!(job.state(), JobState::Failed | JobState::Recovering)) {
             Some(job) => Err(format!("job {:?} is {}", job.name(), job.state().name())),
-            None => Ok(()),
+            None => self.recount_differs().map_or(Ok(()), Err),
         }
     }
 

@@ -5,6 +5,8 @@ use axum::Json;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use utoipa::ToSchema;
 
 /// A part of a list.
@@ -29,6 +31,21 @@ pub async fn blocking<T: Send + 'static, E: Into<Problem> + Send + 'static>(
         Ok(result) => result.map_err(Into::into),
         Err(error) => Err(Problem::internal(format!("the work was broken off: {error}"))),
     }
+}
+
+/// As [`blocking`], for what takes long: it is told to stop when nobody waits for the answer any more.
+pub async fn blocking_until_gone<T: Send + 'static, E: Into<Problem> + Send + 'static>(
+    work: impl FnOnce(&AtomicBool) -> Result<T, E> + Send + 'static,
+) -> Result<T, Problem> {
+    struct StopWhenGone(Arc<AtomicBool>);
+    impl Drop for StopWhenGone {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let stop = StopWhenGone(Arc::default());
+    let told = stop.0.clone();
+    blocking(move || work(&told)).await
 }
 
 /// Milliseconds since 1970 as RFC 3339; empty beyond the year 9999.

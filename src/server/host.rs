@@ -5,9 +5,10 @@ use crate::node::job::{CheckpointStatus, Job};
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
     CancelMode, ClusterStatus, JobError, JobText, Node, Receipt, RecountError, Recounted, RescaleError, SubmitError,
-    Submitted, is_internal,
+    Submitted, WhyAnswer, WhyQuestion, is_internal,
 };
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_connectors::history::HistoryReader;
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
@@ -30,8 +31,10 @@ pub trait Host: Send + Sync + 'static {
     fn resume(&self, name: &str) -> Result<Arc<Job>, JobError>;
     /// Blocks until the job has ended.
     fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError>;
-    /// Blocks while it reads the log.
-    fn recount(&self, name: &str) -> Result<Recounted, RecountError>;
+    /// Blocks while it reads the log, until `stop` is set.
+    fn recount(&self, name: &str, stop: &AtomicBool) -> Result<Recounted, RecountError>;
+    /// Where a number comes from, or what became of a record. Blocks while it reads the log, until `stop` is set.
+    fn why(&self, name: &str, question: &WhyQuestion, stop: &AtomicBool) -> Result<WhyAnswer, RecountError>;
     /// Oldest first, from after the place named. Blocks.
     fn dead_letters(
         &self,
@@ -99,8 +102,11 @@ impl Host for Node {
     fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> {
         self.cancel(name, mode)
     }
-    fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
-        self.recount(name)
+    fn recount(&self, name: &str, stop: &AtomicBool) -> Result<Recounted, RecountError> {
+        self.recount(name, stop)
+    }
+    fn why(&self, name: &str, question: &WhyQuestion, stop: &AtomicBool) -> Result<WhyAnswer, RecountError> {
+        self.why(name, question, stop)
     }
     fn dead_letters(
         &self,

@@ -4,7 +4,7 @@ use crate::node::job::Job;
 use crate::node::job::{JobState, JobStatus};
 use crate::node::{CancelMode, JobText, Recounted, Submitted};
 use crate::server::Shared;
-use crate::server::answer::{Items, blocking};
+use crate::server::answer::{Items, blocking, blocking_until_gone};
 use crate::server::body::{self, Bounds};
 use crate::server::input::{Name, Query};
 use crate::server::problem::Problem;
@@ -242,6 +242,9 @@ async fn resume(State(shared): State<Arc<Shared>>, Name(name): Name, query: Quer
 }
 
 /// Recounts a job from the log by a plain fold and compares.
+///
+/// The job goes on meanwhile; `recount` in its status tells how far this has come. It ends when the client
+/// goes away.
 #[utoipa::path(
     post, path = "/api/jobs/{job}/recount", tag = "jobs",
     params(("job" = String, Path, description = "The job's name")),
@@ -249,8 +252,9 @@ async fn resume(State(shared): State<Arc<Shared>>, Name(name): Name, query: Quer
         (status = 200, description = "How it compares", body = Recounted),
         (status = 400, response = Problem),
         (status = 404, response = Problem),
-        (status = 409, description = "The job is in a state in which that can't be", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Too many records to recount in memory", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Its records are being read again already, or the job has ended meanwhile", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "Retention has taken records that it has counted", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "One entity does not fit in memory", body = Problem, content_type = "application/problem+json"),
         (status = 500, response = Problem),
         (status = 503, description = "The job has shown nothing yet, or polls of it are being counted beside it", body = Problem, content_type = "application/problem+json"),
     ),
@@ -258,7 +262,7 @@ async fn resume(State(shared): State<Arc<Shared>>, Name(name): Name, query: Quer
 async fn recount(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
     let host = shared.host.clone();
-    Ok(Json(blocking(move || host.recount(&name)).await?).into_response())
+    Ok(Json(blocking_until_gone(move |stop| host.recount(&name, stop)).await?).into_response())
 }
 
 /// The operators of a job and how they are joined.

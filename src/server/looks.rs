@@ -1,15 +1,17 @@
 //! Looking at single records: the newest of each class, and the dead letters.
 
 use crate::node::job::JobStatus;
+use crate::node::{WhyAnswer, WhyQuestion};
 use crate::server::Shared;
-use crate::server::answer::{Items, blocking, rfc3339, text_or_base64};
+use crate::server::answer::{Items, blocking, blocking_until_gone, rfc3339, text_or_base64};
 use crate::server::input::{Name, Query};
 use crate::server::jobs::located;
 use crate::server::problem::Problem;
 use crate::server::tallies::nothing_yet;
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
 use tallyflow_connectors::dead_letters::DeadLetter;
@@ -20,7 +22,11 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub fn routes() -> OpenApiRouter<Arc<Shared>> {
-    OpenApiRouter::new().routes(routes!(newest)).routes(routes!(dead_letters)).routes(routes!(redrive))
+    OpenApiRouter::new()
+        .routes(routes!(newest))
+        .routes(routes!(why))
+        .routes(routes!(dead_letters))
+        .routes(routes!(redrive))
 }
 
 /// Where a record stands.
@@ -90,6 +96,50 @@ async fn newest(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: 
         newest.map(item).collect::<Vec<_>>()
     });
     Ok(Items::response((found.ok_or_else(|| nothing_yet(&name))?, None)))
+}
+
+/// How many claims a `why` tells unless asked for another number, and at most.
+const WHY_CLAIMS: u64 = 20;
+const WHY_CLAIMS_MAX: u64 = 1_000;
+
+/// Where a number comes from, or what became of a record.
+///
+/// `subject` and `group` name a line: its values, the accounting of its subject, and the newest claims that
+/// speak to it with what each replaced, or why it does not count. `at` names a record. The log is read for it
+/// from the job's beginning, beside the job; `recount` in its status tells how far that has come.
+#[utoipa::path(
+    get, path = "/api/jobs/{job}/why", tag = "results",
+    params(
+        ("job" = String, Path, description = "The job's name"),
+        ("subject" = Option<String>, Query, description = "The line's subject"),
+        ("group" = Option<String>, Query, description = "Its group; of several parts their JSON array"),
+        ("limit" = Option<u64>, Query, description = "Of at most so many claims; 20 unless said, up to 1,000"),
+        ("at" = Option<String>, Query, description = "A record instead: TOPIC/PARTITION/OFFSET"),
+    ),
+    responses(
+        (status = 200, description = "Of a line, or of a record", body = WhyAnswer),
+        (status = 400, response = Problem),
+        (status = 404, description = "There is no such job, subject, line or record", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Its records are being read again already, or the job has ended meanwhile", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "Retention has taken records that it has counted", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "What the entities concerned have said does not fit in memory", body = Problem, content_type = "application/problem+json"),
+        (status = 500, response = Problem),
+        (status = 503, description = "There is nothing to show yet, or polls of it are being counted beside it", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn why(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: Query) -> Result<Response, Problem> {
+    let (subject, group, at) = (query.text("subject")?, query.text("group")?, query.text("at")?);
+    let limit = query.number("limit", 1..=WHY_CLAIMS_MAX)?;
+    query.end()?;
+    let question = match (subject, group, at, limit) {
+        (Some(subject), Some(group), None, limit) => {
+            WhyQuestion::Line { subject, group, limit: limit.unwrap_or(WHY_CLAIMS) as usize }
+        }
+        (None, None, Some(at), None) => WhyQuestion::At(at.parse().map_err(Problem::bad)?),
+        _ => return Err(Problem::bad("name a line with `subject` and `group`, or a record with `at`, one of the two")),
+    };
+    let host = shared.host.clone();
+    Ok(Json(blocking_until_gone(move |stop| host.why(&name, &question, stop)).await?).into_response())
 }
 
 /// A record that a job had no use for, as it was.

@@ -1,5 +1,6 @@
 //! Prometheus metrics: what the server counts itself, and what jobs and topics are when asked.
 
+use crate::node::job::RecountOutcome;
 use crate::server::Shared;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -9,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tallyflow_dataflows::source::TopicState;
 
 /// The media type of [`render`].
@@ -123,6 +124,7 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     let states: Family<OfState, Gauge> = Family::default();
     let (history_points, history_bytes) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
     let (history_oldest, history_behind) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
+    let recounts = Recounts::default();
     for job in shared.host.jobs() {
         let status = job.status();
         let name = || status.name.clone();
@@ -156,6 +158,9 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
             history_behind.get_or_create(&OfJob { job: name() }).set(i64::from(history.error.is_some()));
         }
         states.get_or_create(&OfState { job: name(), state: status.state.name() }).set(1);
+        if let Some(outcome) = job.recounted() {
+            recounts.add(OfJob { job: name() }, &outcome);
+        }
     }
     registry.register("job_records", "Records read, by what became of them", records);
     registry.register("job_claims", "Claims, by what they are now", claims);
@@ -168,6 +173,32 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     registry.register("history_oldest_timestamp_seconds", help, history_oldest);
     registry.register("history_behind", "1 while points can't be written", history_behind);
     registry.register("job_state", "1 for the state that the job is in", states);
+    recounts.register(registry);
+}
+
+/// The last recount of each job that has had one.
+#[derive(Default)]
+struct Recounts {
+    equal: Family<OfJob, Gauge>,
+    at: Family<OfJob, Gauge<f64, AtomicU64>>,
+    records: Family<OfJob, Gauge>,
+    seconds: Family<OfJob, Gauge<f64, AtomicU64>>,
+}
+
+impl Recounts {
+    fn add(&self, job: OfJob, outcome: &RecountOutcome) {
+        self.equal.get_or_create(&job).set(i64::from(outcome.difference.is_none()));
+        self.at.get_or_create(&job).set(outcome.at_ms as f64 / 1e3);
+        self.records.get_or_create(&job).set(outcome.records as i64);
+        self.seconds.get_or_create(&job).set(outcome.ms as f64 / 1e3);
+    }
+
+    fn register(self, registry: &mut Registry) {
+        registry.register("job_recount_equal", "Whether the last recount was equal: 1, or 0", self.equal);
+        registry.register("job_recount_timestamp_seconds", "When the last recount ended", self.at);
+        registry.register("job_recount_records", "Records that the last recount counted", self.records);
+        registry.register("job_recount_seconds", "How long the last recount took", self.seconds);
+    }
 }
 
 fn log(topics: &[TopicState], registry: &mut Registry) {

@@ -166,8 +166,13 @@ impl From<RecountError> for Problem {
         match error {
             RecountError::Job(error) => error.into(),
             RecountError::Nothing { .. } | RecountError::Unsettled { .. } => Problem::not_yet(detail),
-            RecountError::TooLarge { .. } => Problem::refused(detail),
-            RecountError::Failed(_) => Problem::internal(detail),
+            RecountError::UnderWay { .. } | RecountError::BrokenOff { .. } => {
+                Problem::new(StatusCode::CONFLICT, detail)
+            }
+            RecountError::Unknown(_) => Problem::unknown(detail),
+            RecountError::Gone(_) => Problem::new(StatusCode::GONE, detail),
+            RecountError::Memory(_) => Problem::refused(detail),
+            RecountError::Fold(_) | RecountError::Failed(_) => Problem::internal(detail),
         }
     }
 }

@@ -4,11 +4,12 @@ use crate::node::job::{CheckpointStatus, Job, JobState};
 use crate::node::polls::{PollError, PollState, PollView, polls_job};
 use crate::node::{
     CancelMode, ClusterStatus, JobError, JobText, Receipt, ReceiptState, RecountError, Recounted, RescaleError,
-    SubmitError, Submitted,
+    SubmitError, Submitted, WhyAnswer, WhyQuestion,
 };
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_connectors::dead_letters::DeadLetter;
@@ -210,11 +211,15 @@ impl Host for TestHost {
         job.set_state(JobState::Cancelled, None);
         Ok(job)
     }
-    fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
+    fn recount(&self, name: &str, _: &AtomicBool) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
         let epoch = job.read(|results| results.epoch()).flatten();
         let epoch = epoch.ok_or_else(|| RecountError::Nothing { job: name.into() })?;
         Ok(Recounted { job: name.into(), epoch, equal: true, records: 0, ms: 0, differences: Vec::new() })
+    }
+    fn why(&self, name: &str, _: &WhyQuestion, _: &AtomicBool) -> Result<WhyAnswer, RecountError> {
+        self.job(name)?;
+        Err(RecountError::Nothing { job: name.into() })
     }
     fn dead_letters(
         &self,

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// A checkpoint of every job each second.
-const OFTEN: [(&str, &str); 1] = [("TALLYFLOW_CHECKPOINT_EVERY_S", "1")];
+const OFTEN: [(&str, &str); 1] = [("TALLYFLOW_CHECKPOINT_EVERY", "1s")];
 /// None but those that are asked for and that of a clean stop.
-const NEVER: [(&str, &str); 1] = [("TALLYFLOW_CHECKPOINT_EVERY_S", "0")];
+const NEVER: [(&str, &str); 1] = [("TALLYFLOW_CHECKPOINT_EVERY", "off")];
 
 fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir.join("checkpoints/job-1")).unwrap();

@@ -13,6 +13,7 @@ mod lifecycle;
 mod node;
 mod polls;
 mod real_data;
+mod recounts;
 mod redrive;
 mod replace;
 mod replace_harm;

@@ -1,5 +1,6 @@
 //! What a record says: nothing that can be read, nothing that concerns the job, or a claim.
 
+use super::text_bytes;
 use crate::decode::{Decoded, Decoder, Event, Formats, Needs, Value};
 use crate::filter::Filter;
 use crate::number::Decimal;
@@ -41,14 +42,21 @@ pub(super) struct Contribution {
 /// What claims of one entity contend for: those with equal keys take one place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// The entity has one place.
-    Entity,
     Id(String),
     /// Event time and all that it adds.
     Content(Option<i128>, String, Vec<Contribution>, Vec<String>),
 }
 
 impl Claim {
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let entity = self.entity.iter().map(|part| text_bytes(part) + size_of::<String>());
+        let added = self.contributions.iter().map(|c| text_bytes(&c.group) + size_of::<Contribution>());
+        let distinct = self.distinct.iter().map(|value| text_bytes(value) + size_of::<String>());
+        let texts = text_bytes(&self.subject) + self.id.as_deref().map_or(0, text_bytes);
+        size_of::<Claim>() + texts + entity.chain(added).chain(distinct).sum::<usize>()
+    }
+
     /// What tells this claim from a duplicate of it.
     pub fn key(&self) -> Key {
         match &self.id {
@@ -63,11 +71,14 @@ impl Claim {
 /// The verdict on a record.
 pub(super) enum Judgement {
     Rejected(String),
-    Irrelevant,
+    /// The reason in a few words.
+    Irrelevant(&'static str),
     /// Irrelevant, and the newest word of its message yet: nothing that it said before stands.
     Replaces {
         entity: Vec<String>,
         order: Order,
+        /// Why it is irrelevant, in a few words.
+        reason: &'static str,
     },
     Claim(Claim),
 }
@@ -155,15 +166,15 @@ impl Judge {
     pub fn judge<'a>(&mut self, input: usize, record: &RecordRef<'a>, event: &mut Event<'a>) -> Judgement {
         match self.inputs[input].decoder.decode(record, event) {
             Err(reject) => return Judgement::Rejected(reject.0.into_owned()),
-            Ok(Decoded::Irrelevant(_)) => return Judgement::Irrelevant,
+            Ok(Decoded::Irrelevant(reason)) => return Judgement::Irrelevant(reason),
             Ok(Decoded::Deleted) => return self.deletion(input, record, event),
             Ok(Decoded::Event) => {}
         }
         match self.read(input, record, event) {
-            Ok(Some(claim)) => Judgement::Claim(claim),
-            Ok(None) => match self.place(input, record, event) {
-                Ok((entity, order)) if self.messages => Judgement::Replaces { entity, order },
-                _ => Judgement::Irrelevant,
+            Ok(Ok(claim)) => Judgement::Claim(claim),
+            Ok(Err(reason)) => match self.place(input, record, event) {
+                Ok((entity, order)) if self.messages => Judgement::Replaces { entity, order, reason },
+                _ => Judgement::Irrelevant(reason),
             },
             Err(reason) => Judgement::Rejected(reason),
         }
@@ -173,17 +184,22 @@ impl Judge {
     /// time the deletion happened when the log took it.
     fn deletion(&self, at: usize, record: &RecordRef<'_>, event: &Event<'_>) -> Judgement {
         if !self.messages {
-            return Judgement::Irrelevant;
+            return Judgement::Irrelevant("a deletion, and nothing is counted by message");
         }
         let untimed = self.inputs[at].order.as_ref().is_some_and(|order| present(event, order).is_err());
         let placed = if untimed { self.placed(at, record, event, None) } else { self.place(at, record, event) };
         match placed {
-            Ok((entity, order)) => Judgement::Replaces { entity, order },
+            Ok((entity, order)) => Judgement::Replaces { entity, order, reason: "a deletion" },
             Err(reason) => Judgement::Rejected(reason),
         }
     }
 
-    fn read(&self, at: usize, record: &RecordRef<'_>, event: &Event<'_>) -> Result<Option<Claim>, String> {
+    fn read(
+        &self,
+        at: usize,
+        record: &RecordRef<'_>,
+        event: &Event<'_>,
+    ) -> Result<Result<Claim, &'static str>, String> {
         let input = &self.inputs[at];
         if let Some(filter) = &self.filter
             && !filter
@@ -191,7 +207,7 @@ impl Judge {
                 .map_err(String::clone)?
                 .matches_with(|i| event.slots.get(input.filter[i]).and_then(Option::as_ref))?
         {
-            return Ok(None);
+            return Ok(Err("its `where` is false"));
         }
 
         let subject = scalars(event, &input.subject)?;
@@ -201,8 +217,11 @@ impl Judge {
             // Nothing is added. A withdrawal says so with a null in every entry, and replaces something
             // only where the last claim stands.
             let withdrawn = groups.iter().all(|g| matches!(g, Groups::Withdrawn));
-            if !withdrawn || self.keep != Keep::Last {
-                return Ok(None);
+            if !withdrawn {
+                return Ok(Err("its group is empty"));
+            }
+            if self.keep != Keep::Last {
+                return Ok(Err("it withdraws, and what counts here can't be withdrawn"));
             }
         }
         let mut contributions = Vec::new();
@@ -224,7 +243,7 @@ impl Judge {
         let id = input.id.as_ref().and_then(|id| scalar(present(event, id).ok()?));
         let subject = if input.subject.is_empty() { self.job.clone() } else { joined(subject) };
         let event_time = input.order.is_some().then_some(order.0);
-        Ok(Some(Claim { subject, entity, order, id, event_time, contributions, distinct }))
+        Ok(Ok(Claim { subject, entity, order, id, event_time, contributions, distinct }))
     }
 
     /// The entity and what orders its claims.
@@ -301,7 +320,7 @@ fn number(event: &Event<'_>, named: &Named, negate: bool) -> Result<Decimal, Str
 }
 
 /// One part is itself; several are their JSON array as text; none is "".
-fn joined(mut parts: Vec<String>) -> String {
+pub(super) fn joined(mut parts: Vec<String>) -> String {
     match parts.len() {
         0 => String::new(),
         1 => parts.remove(0),

@@ -1,7 +1,8 @@
 //! The lines of a tally, from the claims that stand.
 
-use super::RecountError;
 use super::judge::{Claim, Order};
+use super::share::Share;
+use super::{ENTRY_BYTES, RecountError, text_bytes};
 use crate::number::Decimal;
 use crate::spec::Aggregate;
 use ethnum::I256;
@@ -11,6 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Lines {
     aggregates: Vec<Aggregate>,
     lines: BTreeMap<(String, String), Line>,
+    /// The values that `distinct` looks at in this round: there may be more than can be held at once.
+    marks: Share,
+    /// Whether this is the first round, in which all else is summed.
+    is_first: bool,
+    /// Of the values held.
+    bytes: usize,
+    bytes_max: usize,
 }
 
 /// All that any aggregate needs of a line's contributions.
@@ -22,8 +30,8 @@ struct Line {
     max: Decimal,
     /// The value with the greatest order key, then the greatest entry.
     last: ((Order, usize), Decimal),
-    /// By `distinct` of the job file.
-    distinct: Vec<BTreeSet<String>>,
+    /// By `distinct` of the job file, the values of this round and how many the rounds before had.
+    distinct: Vec<(BTreeSet<String>, usize)>,
 }
 
 /// Lines and totals, as the result has them.
@@ -31,11 +39,33 @@ type Finished = (BTreeMap<(String, String), Vec<Option<Decimal>>>, BTreeMap<Stri
 
 impl Lines {
     pub fn new(aggregates: Vec<Aggregate>) -> Lines {
-        Lines { aggregates, lines: BTreeMap::new() }
+        let lines = BTreeMap::new();
+        Lines { aggregates, lines, marks: Share::WHOLE, is_first: true, bytes: 0, bytes_max: usize::MAX }
     }
 
-    /// Adds a claim that stands.
-    pub fn add(&mut self, claim: &Claim) {
+    /// Holds about so many bytes of distinct values at most.
+    pub fn within(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
+    /// Begins with one part of so many of the distinct values.
+    pub fn in_parts(&mut self, parts: u32) {
+        if self.has_distinct() {
+            self.marks = Share::one_of(parts);
+        }
+    }
+
+    pub fn has_distinct(&self) -> bool {
+        self.aggregates.iter().any(|aggregate| matches!(aggregate, Aggregate::Distinct(_)))
+    }
+
+    /// Whether claims are to be counted, and not only their distinct values looked at.
+    pub fn is_first(&self) -> bool {
+        self.is_first
+    }
+
+    /// Adds a claim that stands. Each is added once in every round.
+    pub fn add(&mut self, claim: &Claim) -> Result<(), RecountError> {
         for contribution in &claim.contributions {
             let value = contribution.value;
             let at = (claim.order, contribution.entry);
@@ -45,17 +75,53 @@ impl Lines {
                 min: value,
                 max: value,
                 last: (at, value),
-                distinct: vec![BTreeSet::new(); claim.distinct.len()],
+                distinct: vec![Default::default(); claim.distinct.len()],
             });
-            line.count += 1;
-            line.sum += I256::from(value.units());
-            line.min = line.min.min(value);
-            line.max = line.max.max(value);
-            line.last = line.last.max((at, value));
-            for (set, value) in line.distinct.iter_mut().zip(&claim.distinct) {
-                set.insert(value.clone());
+            if self.is_first {
+                line.count += 1;
+                line.sum += I256::from(value.units());
+                line.min = line.min.min(value);
+                line.max = line.max.max(value);
+                line.last = line.last.max((at, value));
+            }
+            for ((set, _), value) in line.distinct.iter_mut().zip(&claim.distinct) {
+                if self.marks.holds(value.as_str()) && set.insert(value.clone()) {
+                    self.bytes += mark_bytes(value);
+                }
             }
         }
+        while self.bytes > self.bytes_max {
+            self.marks = self.marks.halved().ok_or(RecountError::Memory { bytes_max: self.bytes_max })?;
+            let (marks, mut bytes) = (self.marks, 0);
+            for (set, _) in self.lines.values_mut().flat_map(|line| &mut line.distinct) {
+                set.retain(|value| marks.holds(value.as_str()));
+                bytes += set.iter().map(|value| mark_bytes(value)).sum::<usize>();
+            }
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+
+    /// All claims that stand were added: whether they are all to be added once more, for the distinct
+    /// values that this round has not looked at.
+    pub fn again(&mut self) -> bool {
+        if !self.has_distinct() {
+            return false;
+        }
+        for (set, before) in self.lines.values_mut().flat_map(|line| &mut line.distinct) {
+            *before += std::mem::take(set).len();
+        }
+        let room = self.bytes < self.bytes_max / 3;
+        (self.bytes, self.is_first) = (0, false);
+        self.marks.next(room).is_some_and(|next| {
+            self.marks = next;
+            true
+        })
+    }
+
+    /// How many rounds there are from this one on.
+    pub fn rounds_left(&self) -> u64 {
+        self.marks.left()
     }
 
     /// The aggregates of each line, and the totals of the subjects.
@@ -93,11 +159,18 @@ impl Line {
                 Aggregate::Max => self.max,
                 Aggregate::Avg => average(self.sum, self.count),
                 Aggregate::Last => self.last.1,
-                Aggregate::Distinct(_) => Decimal::from_int(distinct.next()?.len() as i64),
+                Aggregate::Distinct(_) => {
+                    Decimal::from_int(distinct.next().map(|(set, before)| set.len() + before)? as i64)
+                }
             }))
         };
         aggregates.iter().map(value).collect()
     }
+}
+
+/// What a distinct value takes.
+fn mark_bytes(value: &str) -> usize {
+    text_bytes(value) + ENTRY_BYTES / 2
 }
 
 /// Rounded half-even at 18 places. An average lies between two of its values and so fits.

@@ -6,6 +6,9 @@
 //!
 //! The polls of a `polls` job are recounted in a module of their own, from the definitions in force.
 //!
+//! What a pass over the records holds is bounded: it looks at a share of the entities, as many as fit, and
+//! the rest is left to further passes. Lines are not bounded so: they are as many as the results have.
+//!
 //! It shares the decoders, the reading of numbers and times and the evaluation of `where` with the
 //! engine, and nothing else: no dataflow, no hashes, no incremental state. It is written to be read
 //! beside the rules, not to be quick; everything stands in ordinary maps of strings. The answer
@@ -38,21 +41,25 @@
 //! "#;
 //! let around = Surroundings { formats: &formats, partitions: &|_| Some(1), topics: vec![] };
 //! let job = JobFile::parse_toml(job, &around).unwrap();
-//! let mut recount = Recount::new(&job, &formats);
-//! for (offset, word) in ["tea", "coffee", "tea"].into_iter().enumerate() {
-//!     let (partition, offset) = (PartitionId(0), Offset(offset as u64));
-//!     recount.record(0, &RecordRef { partition, offset, timestamp_ms: 0, key: None, value: Some(word.as_bytes()) });
-//! }
-//! let result = recount.finish().unwrap();
+//! let result = Recount::new(&job, &formats).over(|recount| {
+//!     for (offset, word) in ["tea", "coffee", "tea"].into_iter().enumerate() {
+//!         let (partition, offset) = (PartitionId(0), Offset(offset as u64));
+//!         recount.record(0, &RecordRef { partition, offset, timestamp_ms: 0, key: None, value: Some(word.as_bytes()) });
+//!     }
+//!     Ok::<_, tallyflow_dataflows::recount::RecountError>(())
+//! });
+//! let result = result.unwrap();
 //! assert_eq!(result.lines[&("drinks".into(), "tea".into())], [Some(Decimal::from_int(2))]);
 //! ```
 
 mod judge;
 mod lines;
 mod polls;
+mod share;
 mod tally;
 #[cfg(test)]
 mod tests;
+pub mod why;
 
 use crate::decode::Formats;
 use crate::number::Decimal;
@@ -68,7 +75,7 @@ pub struct Recount(Kind);
 
 enum Kind {
     Tally(Box<TallyRecount>),
-    Polls(PollsRecount),
+    Polls(Box<PollsRecount>),
 }
 
 #[derive(Default)]
@@ -119,9 +126,21 @@ pub struct RecountResult {
     pub rest: u64,
 }
 
+/// How many passes over the records a recount takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passes {
+    /// The one under way, from 1.
+    pub pass: u64,
+    /// As far as is known now: there are more where what a pass is to hold does not fit.
+    pub passes: u64,
+}
+
 /// Why a recount has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecountError {
+    /// What has to be held at once does not fit, however few entities a pass looks at.
+    #[error("one entity alone, or few of them, need more than the {bytes_max} bytes that a recount may hold")]
+    Memory { bytes_max: usize },
     /// A line's sum does not fit.
     #[error("the sum of group {group:?} of subject {subject:?} is beyond the fixed point (about 1.7e20)")]
     Sum { subject: String, group: String },
@@ -140,24 +159,80 @@ impl Recount {
     pub fn with_polls(job: &JobSpec, formats: &dyn Formats, polls: &[PollInForce]) -> Recount {
         Recount(match &job.dataflow {
             Dataflow::Tally(tally) => Kind::Tally(Box::new(TallyRecount::new(job, tally, formats))),
-            Dataflow::Polls(spec) => Kind::Polls(PollsRecount::new(job, spec, formats, polls)),
+            Dataflow::Polls(spec) => Kind::Polls(Box::new(PollsRecount::new(job, spec, formats, polls))),
         })
     }
 
-    /// Adds a record of the input with that place in the job file. Each record is added once; their
-    /// order is of no account. A record outside the input's bounds is not to be added.
-    pub fn record(&mut self, input: usize, record: &RecordRef<'_>) -> Verdict {
+    /// Holds about so many bytes at most of what entities have said; without it, all that there is.
+    pub fn within(mut self, bytes_max: usize) -> Recount {
+        match &mut self.0 {
+            Kind::Tally(tally) => tally.within(bytes_max),
+            Kind::Polls(polls) => polls.within(bytes_max),
+        }
+        self
+    }
+
+    /// Begins with passes over one part of so many of the entities: for those who know that not all fit.
+    pub fn in_parts(mut self, parts: u32) -> Recount {
+        match &mut self.0 {
+            Kind::Tally(tally) => tally.in_parts(parts),
+            Kind::Polls(polls) => polls.in_parts(parts),
+        }
+        self
+    }
+
+    /// Adds a record of the input with that place in the job file. In each pass each record is added once;
+    /// their order is of no account. A record outside the input's bounds is not to be added. The first
+    /// pass says what became of it.
+    pub fn record(&mut self, input: usize, record: &RecordRef<'_>) -> Option<Verdict> {
         match &mut self.0 {
             Kind::Tally(tally) => tally.record(input, record),
             Kind::Polls(polls) => polls.record(input, record),
         }
     }
 
-    /// The tallies of all records added.
+    /// All records were added: whether they are all to be added once more.
+    pub fn again(&mut self) -> Result<bool, RecountError> {
+        match &mut self.0 {
+            Kind::Tally(tally) => tally.again(),
+            Kind::Polls(polls) => polls.again(),
+        }
+    }
+
+    /// How many passes there are.
+    pub fn passes(&self) -> Passes {
+        match &self.0 {
+            Kind::Tally(tally) => tally.passes(),
+            Kind::Polls(polls) => polls.passes(),
+        }
+    }
+
+    /// The tallies, once [`Recount::again`] has said no.
     pub fn finish(self) -> Result<RecountResult, RecountError> {
         match self.0 {
             Kind::Tally(tally) => tally.finish(),
             Kind::Polls(polls) => Ok(polls.finish()),
         }
     }
+
+    /// The whole of it: `read` adds all records, and is called as often as that takes.
+    pub fn over<E: From<RecountError>>(
+        mut self,
+        mut read: impl FnMut(&mut Recount) -> Result<(), E>,
+    ) -> Result<RecountResult, E> {
+        loop {
+            read(&mut self)?;
+            if !self.again()? {
+                return Ok(self.finish()?);
+            }
+        }
+    }
+}
+
+/// What an entry of a map takes beside its content: its place in a table that is at its emptiest.
+const ENTRY_BYTES: usize = 96;
+
+/// What a text takes on the heap.
+fn text_bytes(text: &str) -> usize {
+    text.len() + 16
 }

@@ -2,99 +2,256 @@
 
 use super::judge::{Claim, Judge, Judgement, Key, Order};
 use super::lines::Lines;
-use super::{Counts, RecountError, RecountResult, SubjectCounts, Verdict};
+use super::share::Share;
+use super::{Counts, ENTRY_BYTES, Passes, RecountError, RecountResult, SubjectCounts, Verdict};
 use crate::decode::{Event, Formats};
 use crate::record::RecordRef;
 use crate::spec::{JobSpec, Keep, TallySpec};
 use std::collections::{BTreeMap, HashMap};
 
 /// A recount of a tally under way.
+///
+/// ```text
+/// round:  a share of the distinct values, mostly all of them
+///   pass: a share of the entities: what stands is known when all records were read, and goes to the lines
+/// ```
 pub(super) struct TallyRecount {
     judge: Judge,
-    keep: Keep,
     lines: Lines,
-    /// By entity, the claims that stand so far, each by what tells it from a duplicate. Under `last`
-    /// and `first` there is one.
-    standing: HashMap<Vec<String>, HashMap<Key, Claim>>,
+    standing: Standing,
     /// By message, the newest version that concerns no line, or its deletion: older ones do not stand.
     replaced: HashMap<Vec<String>, Order>,
     subjects: BTreeMap<String, SubjectCounts>,
     result: Counts,
+    share: Share,
+    pass: u64,
+    /// Of `standing` and `replaced`.
+    bytes: usize,
+    bytes_max: usize,
+    /// Nothing is looked at any more.
+    failed: Option<RecountError>,
+}
+
+/// By entity, what stands of what was read so far.
+enum Standing {
+    /// Every claim does, and none is remembered.
+    Every,
+    /// One claim: of the greatest order, or of the least.
+    One { last: bool, claims: HashMap<Vec<String>, Claim> },
+    /// At most so many, each by what tells it from a duplicate.
+    Few { n: usize, claims: HashMap<Vec<String>, HashMap<Key, Claim>> },
+}
+
+impl Standing {
+    fn new(keep: Keep) -> Standing {
+        match keep {
+            Keep::All => Standing::Every,
+            Keep::Last | Keep::First => Standing::One { last: keep == Keep::Last, claims: HashMap::new() },
+            Keep::FirstN(n) => Standing::Few { n: n as usize, claims: HashMap::new() },
+        }
+    }
+
+    /// Adds a claim; how many bytes more, and how many fewer, are held.
+    fn add(&mut self, claim: Claim) -> (usize, usize) {
+        let added = held_bytes(&claim);
+        let mut dropped = 0;
+        match self {
+            Standing::Every => dropped = added,
+            Standing::One { last, claims } => {
+                let newer = claims.get(&claim.entity).map(|before| (claim.order > before.order) == *last);
+                if newer == Some(false) {
+                    dropped = added;
+                } else if let Some(before) = claims.insert(claim.entity.clone(), claim) {
+                    dropped = held_bytes(&before);
+                }
+            }
+            Standing::Few { n, claims } => {
+                let standing = claims.entry(claim.entity.clone()).or_default();
+                let key = claim.key();
+                if standing.get(&key).is_some_and(|before| before.order < claim.order) {
+                    dropped = added;
+                } else if let Some(before) = standing.insert(key, claim) {
+                    dropped = held_bytes(&before);
+                }
+                if standing.len() > *n
+                    && let Some(greatest) = standing.iter().max_by_key(|(_, c)| c.order).map(|(key, _)| key.clone())
+                    && let Some(greatest) = standing.remove(&greatest)
+                {
+                    dropped += held_bytes(&greatest);
+                }
+            }
+        }
+        (added, dropped)
+    }
+
+    /// Leaves those of a share.
+    fn retain(&mut self, share: Share) {
+        match self {
+            Standing::Every => {}
+            Standing::One { claims, .. } => claims.retain(|entity, _| share.holds(entity)),
+            Standing::Few { claims, .. } => claims.retain(|entity, _| share.holds(entity)),
+        }
+    }
+
+    fn claims(&self) -> Box<dyn Iterator<Item = &Claim> + '_> {
+        match self {
+            Standing::Every => Box::new(std::iter::empty()),
+            Standing::One { claims, .. } => Box::new(claims.values()),
+            Standing::Few { claims, .. } => Box::new(claims.values().flat_map(HashMap::values)),
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Standing::Every => {}
+            Standing::One { claims, .. } => claims.clear(),
+            Standing::Few { claims, .. } => claims.clear(),
+        }
+    }
+}
+
+/// What a claim takes that stands: twice its entity, and where keys tell claims apart, twice all of it.
+fn held_bytes(claim: &Claim) -> usize {
+    2 * claim.bytes() + ENTRY_BYTES
+}
+
+fn replaced_bytes(entity: &[String]) -> usize {
+    entity.iter().map(|part| super::text_bytes(part) + size_of::<String>()).sum::<usize>() + ENTRY_BYTES
 }
 
 impl TallyRecount {
     pub fn new(job: &JobSpec, tally: &TallySpec, formats: &dyn Formats) -> TallyRecount {
         TallyRecount {
             judge: Judge::new(job, tally, formats),
-            keep: job.keeping(formats).keep,
             lines: Lines::new(tally.aggregates.clone()),
-            standing: HashMap::new(),
+            standing: Standing::new(job.keeping(formats).keep),
             replaced: HashMap::new(),
             subjects: BTreeMap::new(),
             result: Counts::default(),
+            share: Share::WHOLE,
+            pass: 1,
+            bytes: 0,
+            bytes_max: usize::MAX,
+            failed: None,
         }
     }
 
-    pub fn record(&mut self, input: usize, record: &RecordRef<'_>) -> Verdict {
-        self.result.read += 1;
+    pub fn within(&mut self, bytes_max: usize) {
+        // Distinct values are held beside the claims.
+        let part = if self.lines.has_distinct() { bytes_max / 2 } else { bytes_max };
+        self.bytes_max = part;
+        self.lines.within(part);
+    }
+
+    pub fn in_parts(&mut self, parts: u32) {
+        if !matches!(self.standing, Standing::Every) {
+            self.share = Share::one_of(parts);
+        }
+        self.lines.in_parts(parts);
+    }
+
+    pub fn passes(&self) -> Passes {
+        let rounds_after = self.lines.rounds_left().saturating_sub(1);
+        let left = self.share.left().saturating_add(rounds_after.saturating_mul(self.share.first().left()));
+        Passes { pass: self.pass, passes: self.pass + left.saturating_sub(1) }
+    }
+
+    pub fn record(&mut self, input: usize, record: &RecordRef<'_>) -> Option<Verdict> {
         let mut event = Event::default();
-        match self.judge.judge(input, record, &mut event) {
-            Judgement::Rejected(reason) => {
-                self.result.rejected += 1;
-                Verdict::Rejected(reason)
+        let judgement = self.judge.judge(input, record, &mut event);
+        let verdict = (self.pass == 1).then(|| {
+            self.result.read += 1;
+            match &judgement {
+                Judgement::Rejected(reason) => {
+                    self.result.rejected += 1;
+                    Verdict::Rejected(reason.clone())
+                }
+                Judgement::Irrelevant(_) | Judgement::Replaces { .. } => {
+                    self.result.irrelevant += 1;
+                    Verdict::Irrelevant
+                }
+                Judgement::Claim(claim) => {
+                    self.result.matched += 1;
+                    self.subjects.entry(claim.subject.clone()).or_default().claims += 1;
+                    Verdict::Matched
+                }
             }
-            Judgement::Irrelevant => {
-                self.result.irrelevant += 1;
-                Verdict::Irrelevant
-            }
-            Judgement::Replaces { entity, order } => {
-                self.result.irrelevant += 1;
-                let newest = self.replaced.entry(entity).or_insert(order);
-                *newest = order.max(*newest);
-                Verdict::Irrelevant
-            }
-            Judgement::Claim(claim) => {
-                self.result.matched += 1;
-                self.subjects.entry(claim.subject.clone()).or_default().claims += 1;
-                self.claim(claim);
-                Verdict::Matched
-            }
-        }
-    }
-
-    fn claim(&mut self, claim: Claim) {
-        if self.keep == Keep::All {
-            // Nothing takes it back: it need not be remembered.
-            self.subjects.entry(claim.subject.clone()).or_default().counted += 1;
-            return self.lines.add(&claim);
-        }
-        let standing = self.standing.entry(claim.entity.clone()).or_default();
-        // Under `last` and `first` all claims of an entity contend for one place; under `first-n` only
-        // those that are one another's duplicates do.
-        let key = if matches!(self.keep, Keep::FirstN(_)) { claim.key() } else { Key::Entity };
-        let stays = standing.get(&key).is_some_and(|before| match self.keep {
-            Keep::Last => before.order > claim.order,
-            _ => before.order < claim.order,
         });
-        if !stays {
-            standing.insert(key, claim);
-        }
-        if let Keep::FirstN(n) = self.keep
-            && standing.len() > n as usize
-            && let Some(greatest) = standing.iter().max_by_key(|(_, claim)| claim.order).map(|(key, _)| key.clone())
+        if self.failed.is_none()
+            && let Err(error) = self.hold(judgement)
         {
-            standing.remove(&greatest);
+            self.failed = Some(error);
+            self.standing.clear();
+            self.replaced.clear();
         }
+        verdict
     }
 
-    pub fn finish(mut self) -> Result<RecountResult, RecountError> {
-        for claim in self.standing.values().flat_map(HashMap::values) {
-            if self.replaced.get(&claim.entity).is_some_and(|newest| *newest > claim.order) {
-                continue;
+    fn hold(&mut self, judgement: Judgement) -> Result<(), RecountError> {
+        match judgement {
+            Judgement::Claim(claim) if matches!(self.standing, Standing::Every) => {
+                // Nothing takes it back: it need not be remembered.
+                return self.stands(&claim);
             }
-            self.subjects.entry(claim.subject.clone()).or_default().counted += 1;
-            self.lines.add(claim);
+            Judgement::Claim(claim) if self.share.holds(&claim.entity) => {
+                let (added, dropped) = self.standing.add(claim);
+                self.bytes = self.bytes + added - dropped;
+            }
+            Judgement::Replaces { entity, order, .. } if self.share.holds(&entity) => {
+                let bytes = replaced_bytes(&entity);
+                let newest = self.replaced.entry(entity).or_insert_with(|| {
+                    self.bytes += bytes;
+                    order
+                });
+                *newest = order.max(*newest);
+            }
+            _ => {}
         }
+        while self.bytes > self.bytes_max {
+            let share = self.share.halved().ok_or(RecountError::Memory { bytes_max: self.bytes_max })?;
+            self.share = share;
+            self.standing.retain(share);
+            self.replaced.retain(|entity, _| share.holds(entity));
+            let claims = self.standing.claims().map(held_bytes).sum::<usize>();
+            self.bytes = claims + self.replaced.keys().map(|entity| replaced_bytes(entity)).sum::<usize>();
+        }
+        Ok(())
+    }
+
+    /// A claim stands.
+    fn stands(&mut self, claim: &Claim) -> Result<(), RecountError> {
+        if self.lines.is_first() {
+            self.subjects.entry(claim.subject.clone()).or_default().counted += 1;
+        }
+        self.lines.add(claim)
+    }
+
+    pub fn again(&mut self) -> Result<bool, RecountError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let standing = std::mem::replace(&mut self.standing, Standing::Every);
+        for claim in standing.claims() {
+            let is_replaced = self.replaced.get(&claim.entity).is_some_and(|newest| *newest > claim.order);
+            if !is_replaced {
+                self.stands(claim)?;
+            }
+        }
+        self.standing = standing;
+        self.standing.clear();
+        self.replaced.clear();
+        let room = std::mem::take(&mut self.bytes) < self.bytes_max / 3;
+        match self.share.next(room) {
+            Some(next) => self.share = next,
+            // A further round begins with the first of the entities again.
+            None if self.lines.again() => self.share = self.share.first(),
+            None => return Ok(false),
+        }
+        self.pass += 1;
+        Ok(true)
+    }
+
+    pub fn finish(self) -> Result<RecountResult, RecountError> {
         let (lines, totals) = self.lines.finish()?;
         let counted = self.subjects.values().map(|s| s.counted).sum();
         Ok(RecountResult {

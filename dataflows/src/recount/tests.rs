@@ -52,7 +52,7 @@ fn value(text: &str) -> Value<'static> {
     }
 }
 
-struct TestFormats;
+pub(super) struct TestFormats;
 
 impl Formats for TestFormats {
     fn all(&self) -> &[FormatInfo] {
@@ -68,7 +68,7 @@ impl Formats for TestFormats {
     }
 }
 
-fn job(format: &str, tally: &str) -> JobSpec {
+pub(super) fn job(format: &str, tally: &str) -> JobSpec {
     let text = format!(
         "name = 'job'\ndataflow = 'tally'\n[[input]]\ntopic = 't'\nformat = '{format}'\n[[input]]\ntopic = 't'\nformat = \
          '{format}'\n[tally]\n{tally}\n"
@@ -78,21 +78,28 @@ fn job(format: &str, tally: &str) -> JobSpec {
 }
 
 /// A record: input, partition, offset, log timestamp in ms, text.
-type Record<'a> = (usize, u32, u64, i64, &'a str);
+pub(super) type Record<'a> = (usize, u32, u64, i64, &'a str);
 
 fn recount_all(job: &JobSpec, records: &[Record<'_>]) -> (Vec<Verdict>, Result<RecountResult, RecountError>) {
-    let mut recount = Recount::new(job, &TestFormats);
-    let verdicts = records.iter().map(|(input, partition, offset, timestamp_ms, text)| {
-        let record = RecordRef {
-            partition: PartitionId(*partition),
-            offset: Offset(*offset),
-            timestamp_ms: *timestamp_ms,
-            key: None,
-            value: Some(text.as_bytes()),
-        };
-        recount.record(*input, &record)
+    recount_with(Recount::new(job, &TestFormats), records)
+}
+
+fn recount_with(recount: Recount, records: &[Record<'_>]) -> (Vec<Verdict>, Result<RecountResult, RecountError>) {
+    let mut verdicts = Vec::new();
+    let result = recount.over(|recount| {
+        for (input, partition, offset, timestamp_ms, text) in records {
+            let record = RecordRef {
+                partition: PartitionId(*partition),
+                offset: Offset(*offset),
+                timestamp_ms: *timestamp_ms,
+                key: None,
+                value: Some(text.as_bytes()),
+            };
+            verdicts.extend(recount.record(*input, &record));
+        }
+        Ok(())
     });
-    (verdicts.collect(), recount.finish())
+    (verdicts, result)
 }
 
 /// Records one after another in one partition, a millisecond apart.
@@ -485,4 +492,54 @@ proptest! {
         records.sort_by_key(|r| (r.2 + 1).wrapping_mul(seed | 1).rotate_left(17));
         prop_assert_eq!(recount_all(&job, &records).1.unwrap(), one);
     }
+
+    #[test]
+    fn many_passes_come_to_what_one_does(
+        events in prop::collection::vec((0u8..12, 0u8..4, 0i64..4, 0u32..3, -3i8..4, 0usize..2), 0..60),
+        rule in prop::sample::select(vec![
+            "", "entity = '/e'\nkeep = 'first'", "entity = '/e'\nkeep = 'last'", "entity = '/e'\nkeep = 'first-n'\nn = 2",
+        ]),
+        distinct in any::<bool>(),
+        parts in 1u32..9,
+        bytes_max in prop::sample::select(vec![6_000usize, 12_000, usize::MAX]),
+    ) {
+        let texts: Vec<String> = events.iter().map(|(e, g, at, _, v, _)| {
+            let group = if *g == 0 { "null".into() } else { format!("[{g}, 9]") };
+            format!(r#"{{"e": {e}, "g": {group}, "at": {at}, "v": {v}}}"#)
+        }).collect();
+        let records: Vec<Record<'_>> =
+            events.iter().zip(&texts).enumerate().map(|(i, (e, t))| (e.5, e.3, i as u64, 0, t.as_str())).collect();
+        let more = if distinct { ", 'distinct:/v', 'distinct:/e'" } else { "" };
+        let tally = format!("group = '/g'\norder = '/at'\nvalue = '/v'\n{rule}\naggregates = ['sum', 'count', 'last', \
+                             'min'{more}]");
+        let job = job("vote", &tally);
+        let one = recount_all(&job, &records);
+        prop_assert_eq!(recount_with(Recount::new(&job, &TestFormats).in_parts(parts).within(bytes_max), &records), one);
+    }
+}
+
+#[test]
+fn what_does_not_fit_takes_more_passes_and_one_entity_that_is_too_large_is_refused() {
+    let tally = "group = '/g'\nentity = '/e'\nkeep = 'last'\naggregates = ['count', 'distinct:/e']";
+    let texts: Vec<String> = (0..500).map(|e| format!(r#"{{"e": {e}, "g": 1}}"#)).collect();
+    let records: Vec<Record<'_>> = texts.iter().enumerate().map(|(i, t)| (0, 0, i as u64, 0, t.as_str())).collect();
+    let job = job("json", tally);
+    let mut read = 0;
+    let mut last = None;
+    let result = Recount::new(&job, &TestFormats).within(40_000).over(|recount| {
+        for (input, partition, offset, timestamp_ms, text) in &records {
+            let (partition, offset) = (PartitionId(*partition), Offset(*offset));
+            let value = Some(text.as_bytes());
+            recount.record(*input, &RecordRef { partition, offset, timestamp_ms: *timestamp_ms, key: None, value });
+        }
+        read += 1;
+        last = Some(recount.passes());
+        Ok::<_, RecountError>(())
+    });
+    assert_eq!(lines(&result.unwrap()), "job/1=500,500");
+    assert!(read > 20, "{read} passes");
+    assert_eq!(last, Some(Passes { pass: read, passes: read }));
+
+    let refused = recount_with(Recount::new(&job, &TestFormats).within(100), &records).1;
+    assert_eq!(refused, Err(RecountError::Memory { bytes_max: 50 }));
 }

@@ -22,6 +22,7 @@ pub mod written;
 
 pub use fault::Fault;
 pub use file::{JOB_FILE_BYTES_MAX, JobFile, Surroundings, VOTE};
+pub use section::parse_duration;
 
 use crate::decode::Formats;
 use crate::ids::{Offset, PartitionId};

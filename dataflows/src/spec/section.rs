@@ -169,7 +169,7 @@ impl<'a> Field<'a> {
 }
 
 /// `250ms`, `10s`, `5m`, `1h`, `7d`: one whole number and one unit.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let ms = match unit {
         "ms" => 1,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tallyflow_dataflows::accounting::{Accounting, ClaimAccounting};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
-use tallyflow_dataflows::recount::{Recount, RecountResult};
+use tallyflow_dataflows::recount::{Recount, RecountError, RecountResult};
 use tallyflow_dataflows::results::{Filter, JobResults};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::spec::polls::PollInForce;
@@ -64,23 +64,32 @@ impl Update {
 
 /// What the recount says of the records before these offsets.
 fn recount(spec: &JobSpec, log: &MemoryLog, polls: &[PollInForce], offsets: &[Vec<u64>]) -> RecountResult {
-    let mut recount = Recount::with_polls(spec, &PlainFormats, polls);
-    for (input, ends) in offsets.iter().enumerate() {
-        for (partition, end) in ends.iter().enumerate() {
-            let records = log.records(&spec.inputs[input].topic, partition);
-            for (offset, record) in records.iter().enumerate().take(*end as usize) {
-                let record = RecordRef {
-                    partition: PartitionId(partition as u32),
-                    offset: Offset(offset as u64),
-                    timestamp_ms: record.timestamp_ms,
-                    key: None,
-                    value: Some(&record.value),
-                };
-                recount.record(input, &record);
+    let one = recount_in(Recount::with_polls(spec, &PlainFormats, polls), spec, log, offsets);
+    let many = Recount::with_polls(spec, &PlainFormats, polls).in_parts(5).within(20_000);
+    assert_eq!(recount_in(many, spec, log, offsets), one, "in many passes");
+    one
+}
+
+fn recount_in(recount: Recount, spec: &JobSpec, log: &MemoryLog, offsets: &[Vec<u64>]) -> RecountResult {
+    let result = recount.over(|recount| {
+        for (input, ends) in offsets.iter().enumerate() {
+            for (partition, end) in ends.iter().enumerate() {
+                let records = log.records(&spec.inputs[input].topic, partition);
+                for (offset, record) in records.iter().enumerate().take(*end as usize) {
+                    let record = RecordRef {
+                        partition: PartitionId(partition as u32),
+                        offset: Offset(offset as u64),
+                        timestamp_ms: record.timestamp_ms,
+                        key: None,
+                        value: Some(&record.value),
+                    };
+                    recount.record(input, &record);
+                }
             }
         }
-    }
-    recount.finish().expect("counts fit")
+        Ok::<_, RecountError>(())
+    });
+    result.expect("counts fit")
 }
 
 /// The digest of the lines: SHA-256 of each, added as 256-bit numbers, byte by byte.

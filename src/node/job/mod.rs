@@ -2,10 +2,12 @@
 
 mod beside;
 mod kept;
+mod recounted;
 mod status;
 
 pub use beside::{Applied, Failed, Place};
 pub use kept::CheckpointStatus;
+pub use recounted::{RecountOutcome, RecountProgress};
 pub use status::{HistoryStatus, JobStatus, SinkStatus};
 
 use crate::node::polls::JobRefill;
@@ -105,6 +107,10 @@ struct Inner {
     history: Option<HistoryStatus>,
     refill: Option<JobRefill>,
     kept: kept::Kept,
+    /// While its records are read again.
+    recount: Option<RecountProgress>,
+    /// Of the form that has this number.
+    recounted: Option<(u64, RecountOutcome)>,
 }
 
 impl Job {
@@ -137,6 +143,8 @@ impl Job {
             history: None,
             refill: None,
             kept: kept::Kept::default(),
+            recount: None,
+            recounted: None,
         };
         let (news, _) = watch::channel(0);
         Job { id, name, submitted_ms, inner: Mutex::new(inner), news, changed: Condvar::new() }

@@ -1,6 +1,6 @@
 //! A job as the API shows it.
 
-use crate::node::job::{CheckpointStatus, Inner, Job, JobState};
+use crate::node::job::{CheckpointStatus, Inner, Job, JobState, RecountProgress};
 use crate::node::polls::JobRefill;
 use serde::{Deserialize, Serialize};
 use tallyflow_dataflows::accounting::Accounting;
@@ -31,6 +31,9 @@ pub struct JobStatus {
     /// Of a job of polls, how far a pass over the past has come that runs beside it; null: none does.
     #[serde(default)]
     pub refill: Option<JobRefill>,
+    /// While its records are read again for a recount or a `why`; null: they are not.
+    #[serde(default)]
+    pub recount: Option<RecountProgress>,
     /// Why it failed.
     pub error: Option<String>,
     /// What is computed beside it to take its place, while there is such; or why that failed.
@@ -117,6 +120,7 @@ impl Job {
             checkpoint: inner.kept.status(),
             history: inner.history.clone(),
             refill: inner.refill,
+            recount: inner.recount,
             error: inner.error.clone(),
         }
     }

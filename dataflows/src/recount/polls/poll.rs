@@ -1,32 +1,27 @@
-//! What one poll counts: everything that concerns it is collected, and sorted out at the end.
+//! What one poll counts: of the messages and votes of a share of the persons, sorted out at its end.
 
 use super::matching::{Options, Reading};
 use crate::recount::judge::Order;
+use crate::recount::share::Share;
+use crate::recount::{ENTRY_BYTES, text_bytes};
 use crate::spec::Keep;
 use crate::spec::polls::{PollInForce, Reposts};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
-/// A poll and what concerns it.
+/// A poll and what it has come to so far.
 pub(super) struct Counting {
     in_force: PollInForce,
     options: Options,
-    versions: Vec<Version>,
-    votes: Vec<Vote>,
-}
-
-/// What a message was at some time.
-struct Version {
-    message: String,
-    /// `None` for a deletion.
-    author: Option<String>,
-    order: Order,
-    /// The places of the options that it speaks to. Without one it is kept since it replaces others.
-    options: BTreeSet<usize>,
+    /// Of the share, by id where every vote counts, else by voter: what stands of what was read.
+    votes: HashMap<String, Vec<Vote>>,
+    /// By option, of the shares before.
+    counts: Vec<i64>,
+    claims: u64,
+    counted: u64,
 }
 
 #[derive(Clone)]
 struct Vote {
-    voter: String,
     order: Order,
     id: Option<String>,
     /// `None`: withdrawn.
@@ -42,16 +37,45 @@ pub(super) struct Counted {
     pub counted: u64,
 }
 
-/// A claim that stands, and where it stands in the order of its author's or voter's.
-struct Standing {
-    order: Order,
-    options: BTreeSet<usize>,
+/// A version of a message that makes a claim, and no newer one of it is known.
+pub(super) struct Version {
+    pub author: String,
+    pub order: Order,
+    /// The places of the options that it speaks to.
+    pub options: BTreeSet<usize>,
+}
+
+impl Version {
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Version>() + text_bytes(&self.author) + ENTRY_BYTES + self.options.len() * 2 * size_of::<usize>()
+    }
+}
+
+impl Vote {
+    fn bytes(&self) -> usize {
+        size_of::<Vote>() + self.id.as_deref().map_or(0, text_bytes)
+    }
+
+    /// Whether they take one place.
+    fn is_same(&self, other: &Vote) -> bool {
+        match (&self.id, &other.id) {
+            (None, None) => (self.order.0, self.option) == (other.order.0, other.option),
+            (id, other) => id == other,
+        }
+    }
 }
 
 impl Counting {
     pub fn new(in_force: &PollInForce) -> Counting {
-        let options = Options::new(&in_force.poll);
-        Counting { in_force: in_force.clone(), options, versions: Vec::new(), votes: Vec::new() }
+        Counting {
+            in_force: in_force.clone(),
+            options: Options::new(&in_force.poll),
+            votes: HashMap::new(),
+            counts: vec![0; in_force.poll.options.len()],
+            claims: 0,
+            counted: 0,
+        }
     }
 
     pub fn id(&self) -> &str {
@@ -71,106 +95,143 @@ impl Counting {
         in_time && time_ns >= i128::from(poll.opens_ns) && from.is_none_or(|from| offset >= from.0)
     }
 
-    /// Takes a version of a message that is in range; whether it makes a claim.
-    pub fn message(&mut self, message: &str, author: &str, reading: &Reading, repost: bool, order: Order) -> bool {
+    /// The places of the options that a message in range speaks to.
+    pub fn spoken_to(&self, reading: &Reading, repost: bool) -> BTreeSet<usize> {
         let ignored = repost && self.in_force.poll.reposts == Reposts::Ignore;
-        let options = if ignored { BTreeSet::new() } else { self.options.in_text(reading) };
-        let claims = !options.is_empty();
-        self.versions.push(Version { message: message.to_owned(), author: Some(author.to_owned()), order, options });
-        claims
+        if ignored { BTreeSet::new() } else { self.options.in_text(reading) }
     }
 
-    /// Takes a deletion that is in range.
-    pub fn deletion(&mut self, message: &str, order: Order) {
-        self.versions.push(Version { message: message.to_owned(), author: None, order, options: BTreeSet::new() });
+    /// What decides to which share a version of a message belongs: who may hold only so many, else itself.
+    pub fn share_of<'a>(&self, message: &'a str, author: &'a str) -> &'a str {
+        if self.in_force.poll.keep == Keep::All { message } else { author }
     }
 
-    /// Takes a vote that is in range; whether it makes a claim.
-    pub fn vote(&mut self, voter: &str, option: Option<&str>, id: Option<&str>, order: Order) -> bool {
+    /// Which claims stand.
+    pub fn keep(&self) -> Keep {
+        self.in_force.poll.keep
+    }
+
+    /// The name of an option.
+    pub fn option(&self, place: usize) -> &str {
+        self.in_force.poll.options.get(place).map_or("", String::as_str)
+    }
+
+    /// Counts a claim that was made.
+    pub fn claimed(&mut self) {
+        self.claims += 1;
+    }
+
+    /// The option that a vote is for, none for a withdrawal; `None` where it makes no claim.
+    pub fn voted_for(&self, option: Option<&str>) -> Option<Option<usize>> {
         let poll = &self.in_force.poll;
-        let option = match option {
+        match option {
             // It replaces what stood, which only the last can.
-            None if poll.keep != Keep::Last => return false,
-            None => None,
-            Some(option) => match poll.options.iter().position(|known| known == option) {
-                None => return false,
-                place => place,
-            },
+            None => (poll.keep == Keep::Last).then_some(None),
+            Some(option) => poll.options.iter().position(|known| known == option).map(Some),
+        }
+    }
+
+    /// Takes a vote that makes a claim; how many bytes more, and how many fewer, are held.
+    pub fn vote(
+        &mut self,
+        share: Share,
+        is_first: bool,
+        (voter, id): (&str, Option<&str>),
+        option: Option<usize>,
+        order: Order,
+    ) -> (usize, usize) {
+        let keep = self.in_force.poll.keep;
+        let vote = Vote { order, id: id.map(str::to_owned), option };
+        let key = match (keep, id) {
+            // Nothing takes it back.
+            (Keep::All, None) => {
+                if is_first {
+                    self.stands(option);
+                }
+                return (0, 0);
+            }
+            (Keep::All, Some(id)) => id,
+            _ => voter,
         };
-        self.votes.push(Vote { voter: voter.to_owned(), order, id: id.map(str::to_owned), option });
-        true
+        if !share.holds(key) {
+            return (0, 0);
+        }
+        let mut added = 0;
+        let votes = self.votes.entry(key.to_owned()).or_insert_with(|| {
+            added += ENTRY_BYTES + text_bytes(key);
+            Vec::new()
+        });
+        let before: usize = votes.iter().map(Vote::bytes).sum();
+        match keep {
+            // Of those with one id the last counts.
+            Keep::All | Keep::Last => {
+                votes.push(vote);
+                let last = votes.iter().max_by_key(|vote| vote.order).cloned();
+                *votes = last.into_iter().collect();
+            }
+            Keep::First => {
+                votes.push(vote);
+                let first = votes.iter().min_by_key(|vote| vote.order).cloned();
+                *votes = first.into_iter().collect();
+            }
+            // Equal ones take one place, that of the first.
+            Keep::FirstN(n) => {
+                match votes.iter_mut().find(|known| known.is_same(&vote)) {
+                    Some(known) if vote.order < known.order => *known = vote,
+                    Some(_) => {}
+                    None => votes.push(vote),
+                }
+                votes.sort_by_key(|vote| vote.order);
+                votes.truncate(n as usize);
+            }
+        }
+        (added + votes.iter().map(Vote::bytes).sum::<usize>(), before)
+    }
+
+    /// Leaves the votes of a share; how many bytes they are.
+    pub fn retain(&mut self, share: Share) -> usize {
+        self.votes.retain(|key, _| share.holds(key.as_str()));
+        let bytes = |(key, votes): (&String, &Vec<Vote>)| {
+            ENTRY_BYTES + text_bytes(key) + votes.iter().map(Vote::bytes).sum::<usize>()
+        };
+        self.votes.iter().map(bytes).sum()
+    }
+
+    /// Nothing is counted any more.
+    pub fn forget_votes(&mut self) {
+        self.votes.clear();
+    }
+
+    fn stands(&mut self, options: impl IntoIterator<Item = usize>) {
+        self.counted += 1;
+        for option in options {
+            self.counts[option] += 1;
+        }
+    }
+
+    /// Counts the share's votes, and of its messages those that stand by the keep rule. These are the newest
+    /// versions of each.
+    pub fn end_of_share(&mut self, mut messages: Vec<Version>) {
+        for vote in std::mem::take(&mut self.votes).into_values().flatten() {
+            self.stands(vote.option);
+        }
+        let keep = self.in_force.poll.keep;
+        let of_each = match keep {
+            Keep::All => usize::MAX,
+            Keep::First | Keep::Last => 1,
+            Keep::FirstN(n) => n as usize,
+        };
+        messages.sort_by(|a, b| a.author.cmp(&b.author).then(a.order.cmp(&b.order)));
+        for claims in messages.chunk_by(|a, b| a.author == b.author) {
+            let skipped = if keep == Keep::Last { claims.len() - 1 } else { 0 };
+            for version in claims.iter().skip(skipped).take(of_each) {
+                self.stands(version.options.iter().copied());
+            }
+        }
     }
 
     pub fn finish(self) -> Counted {
-        let matching = self.versions.iter().filter(|version| !version.options.is_empty()).count();
-        let claims = matching as u64 + self.votes.len() as u64;
-        let mut standing = self.standing_messages();
-        standing.extend(self.standing_votes());
-
-        let mut lines: Vec<(String, i64)> = self.in_force.poll.options.iter().map(|o| (o.clone(), 0)).collect();
-        for option in standing.iter().flat_map(|claim| &claim.options) {
-            lines[*option].1 += 1;
-        }
-        Counted { id: self.in_force.poll.id, lines, claims, counted: standing.len() as u64 }
-    }
-
-    fn standing_messages(&self) -> Vec<Standing> {
-        let mut newest: BTreeMap<&str, &Version> = BTreeMap::new();
-        for version in &self.versions {
-            let newest = newest.entry(&version.message).or_insert(version);
-            if version.order > newest.order {
-                *newest = version;
-            }
-        }
-        let mut by_author: BTreeMap<&str, Vec<Standing>> = BTreeMap::new();
-        for version in newest.into_values() {
-            if let (Some(author), false) = (&version.author, version.options.is_empty()) {
-                let claim = Standing { order: version.order, options: version.options.clone() };
-                by_author.entry(author).or_default().push(claim);
-            }
-        }
-        by_author.into_values().flat_map(|claims| self.kept(claims)).collect()
-    }
-
-    fn standing_votes(&self) -> Vec<Standing> {
-        let mut votes = self.votes.clone();
-        votes.sort_by_key(|vote| vote.order);
-        match self.in_force.poll.keep {
-            // Of those with one id the last counts.
-            Keep::All => {
-                votes.reverse();
-                let mut ids = BTreeSet::new();
-                votes.retain(|vote| vote.id.as_ref().is_none_or(|id| ids.insert(id.clone())));
-            }
-            // Equal ones take one place, that of the first.
-            Keep::FirstN(_) => {
-                let mut seen = BTreeSet::new();
-                votes.retain(|vote| {
-                    let same_as = match &vote.id {
-                        Some(id) => (Some(id.clone()), None),
-                        None => (None, Some((vote.order.0, vote.option))),
-                    };
-                    seen.insert((vote.voter.clone(), same_as))
-                });
-            }
-            Keep::First | Keep::Last => {}
-        }
-        let mut by_voter: BTreeMap<&str, Vec<Standing>> = BTreeMap::new();
-        for vote in &votes {
-            let claim = Standing { order: vote.order, options: vote.option.into_iter().collect() };
-            by_voter.entry(&vote.voter).or_default().push(claim);
-        }
-        by_voter.into_values().flat_map(|claims| self.kept(claims)).collect()
-    }
-
-    /// Those of one author's or voter's claims that count.
-    fn kept(&self, mut claims: Vec<Standing>) -> Vec<Standing> {
-        claims.sort_by_key(|claim| claim.order);
-        match self.in_force.poll.keep {
-            Keep::All => claims,
-            Keep::First => claims.into_iter().take(1).collect(),
-            Keep::FirstN(n) => claims.into_iter().take(n as usize).collect(),
-            Keep::Last => claims.into_iter().next_back().into_iter().collect(),
-        }
+        let lines = self.in_force.poll.options.iter().cloned().zip(self.counts);
+        Counted { id: self.in_force.poll.id, lines: lines.collect(), claims: self.claims, counted: self.counted }
     }
 }

@@ -3,10 +3,12 @@
 use super::*;
 use crate::ids::{Offset, PartitionId};
 use crate::recount::Recount;
+use crate::recount::why::{Answer, At, Fate, Question, Says, Why};
 use crate::spec::polls::{Choices, Match, Person, Poll, Reposts};
 use crate::spec::{Bound, Dataflow, InputSpec, Keep};
 use crate::testing::PlainFormats;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const MS: i64 = 1_000_000;
@@ -77,18 +79,30 @@ fn vote(voter: &str, at: i64, option: &str, more: &str) -> Record {
 }
 
 fn recount(polls: &[PollInForce], records: &[(usize, &Record)]) -> (Vec<Verdict>, RecountResult) {
-    let mut recount = Recount::with_polls(&job(), &PlainFormats, polls);
-    let verdicts = records.iter().map(|(offset, (input, timestamp_ms, text))| {
-        let record = RecordRef {
-            partition: PartitionId(0),
-            offset: Offset(*offset as u64),
-            timestamp_ms: *timestamp_ms,
-            key: None,
-            value: Some(text.as_bytes()),
-        };
-        recount.record(*input, &record)
+    let one = recount_with(Recount::with_polls(&job(), &PlainFormats, polls), records);
+    for (parts, bytes_max) in [(3, usize::MAX), (16, usize::MAX), (1, 8_000)] {
+        let many = Recount::with_polls(&job(), &PlainFormats, polls).in_parts(parts).within(bytes_max);
+        assert_eq!(recount_with(many, records), one, "in {parts} parts, {bytes_max} bytes");
+    }
+    one
+}
+
+fn recount_with(recount: Recount, records: &[(usize, &Record)]) -> (Vec<Verdict>, RecountResult) {
+    let mut verdicts = Vec::new();
+    let result = recount.over(|recount| {
+        for (offset, (input, timestamp_ms, text)) in records {
+            let record = RecordRef {
+                partition: PartitionId(0),
+                offset: Offset(*offset as u64),
+                timestamp_ms: *timestamp_ms,
+                key: None,
+                value: Some(text.as_bytes()),
+            };
+            verdicts.extend(recount.record(*input, &record));
+        }
+        Ok::<_, RecountError>(())
     });
-    (verdicts.collect(), recount.finish().unwrap())
+    (verdicts, result.unwrap())
 }
 
 /// `poll:a=1,b=0,c=0 total claims counted` of each poll, the same forwards and backwards.
@@ -352,12 +366,8 @@ fn a_vote_that_lacks_something_is_rejected_whatever_the_polls() {
 
 #[test]
 fn without_polls_all_that_can_be_read_is_irrelevant() {
-    let mut recount = Recount::new(&job(), &PlainFormats);
-    let (_, timestamp_ms, text) = post(1, "x", 150, "a");
-    let (partition, offset) = (PartitionId(0), Offset(0));
-    let record = RecordRef { partition, offset, timestamp_ms, key: None, value: Some(text.as_bytes()) };
-    assert_eq!(recount.record(0, &record), Verdict::Irrelevant);
-    let result = recount.finish().unwrap();
+    let (verdicts, result) = recount(&[], &[(0, &post(1, "x", 150, "a"))]);
+    assert_eq!(verdicts, [Verdict::Irrelevant]);
     assert_eq!((result.read, result.irrelevant, result.lines.len()), (1, 1, 0));
 }
 
@@ -388,4 +398,77 @@ proptest! {
         prop_assert_eq!(result.claims, result.subjects.values().map(|s| s.claims).sum::<u64>());
         prop_assert!(result.counted <= result.claims);
     }
+
+    #[test]
+    fn what_is_said_of_each_record_adds_up_to_the_accounting(
+        records in prop::collection::vec(any_record(), 0..24),
+        keep in prop::sample::select(vec![Keep::All, Keep::First, Keep::Last, Keep::FirstN(2)]),
+    ) {
+        let polls = [kept(keep), poll("q")];
+        let ordered: Vec<(usize, &Record)> = records.iter().enumerate().collect();
+        let (verdicts, want) = recount(&polls, &ordered);
+        let mut counts = [0; 2];
+        let mut lines: BTreeMap<(String, String), i64> = want.lines.keys().map(|line| (line.clone(), 0)).collect();
+        for (offset, record) in &ordered {
+            let at = At { input: record.0, partition: PartitionId(0), offset: Offset(*offset as u64) };
+            let answer = ask(&polls, &ordered, Question::At(at));
+            prop_assert_eq!(&answer.record.unwrap().verdict, &verdicts[*offset]);
+            counts[0] += answer.claims.len() as u64;
+            for claim in answer.claims {
+                prop_assert_eq!(claim.by.is_none(), claim.fate == Fate::Counted);
+                if claim.fate == Fate::Counted {
+                    counts[1] += 1;
+                    for (option, _) in claim.lines {
+                        *lines.get_mut(&(claim.subject.clone(), option)).unwrap() += 1;
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(counts, [want.claims, want.counted]);
+        for ((subject, group), count) in lines {
+            prop_assert_eq!(want.lines[&(subject.clone(), group.clone())][0], Some(Decimal::from_int(count)));
+            let answer = ask(&polls, &ordered, Question::Line { subject, group, limit: 100 });
+            let counted = answer.claims.iter().filter(|claim| claim.fate == Fate::Counted).count();
+            prop_assert_eq!(counted as i64, count);
+        }
+    }
+}
+
+fn ask(polls: &[PollInForce], records: &[(usize, &Record)], question: Question) -> Answer {
+    let mut why = Why::new(&job(), &PlainFormats, polls, question);
+    loop {
+        for (offset, (input, timestamp_ms, text)) in records {
+            let (partition, offset, value) = (PartitionId(0), Offset(*offset as u64), Some(text.as_bytes()));
+            why.record(*input, &RecordRef { partition, offset, timestamp_ms: *timestamp_ms, key: None, value });
+        }
+        if !why.again().unwrap() {
+            return why.finish();
+        }
+    }
+}
+
+#[test]
+fn a_vote_is_told_with_what_it_replaced_and_a_post_with_the_deletion_that_took_it_back() {
+    let records = [
+        vote("x", 120, "\"a\"", ""),
+        vote("x", 130, "\"b\"", ""),
+        post(1, "x", 140, "a"),
+        deleted(1, 150),
+        post(2, "x", 145, "b"),
+    ];
+    let ordered: Vec<(usize, &Record)> = records.iter().enumerate().collect();
+    let polls = [kept(Keep::Last)];
+    let told = |offset: u64| {
+        let input = records[offset as usize].0;
+        let at = At { input, partition: PartitionId(0), offset: Offset(offset) };
+        let answer = ask(&polls, &ordered, Question::At(at));
+        let claims: Vec<_> = answer.claims.iter().map(|c| (c.fate, c.by.map(|by| (by.at.offset.0, by.says)))).collect();
+        let replaced = answer.claims.first().and_then(|claim| claim.replaced).or(answer.record.unwrap().replaced);
+        (claims, replaced.map(|other| other.at.offset.0))
+    };
+    assert_eq!(told(0), (vec![(Fate::Superseded, Some((1, Says::Contribution)))], None));
+    assert_eq!(told(1), (vec![(Fate::Counted, None)], Some(0)));
+    assert_eq!(told(2), (vec![(Fate::Superseded, Some((3, Says::Nothing)))], None));
+    assert_eq!(told(3), (vec![], Some(2)));
+    assert_eq!(told(4), (vec![(Fate::Counted, None)], None));
 }

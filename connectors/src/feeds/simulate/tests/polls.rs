@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
-use tallyflow_dataflows::recount::Recount;
+use tallyflow_dataflows::recount::{Recount, RecountError};
 use tallyflow_dataflows::results::Filter;
 use tallyflow_dataflows::spec::polls::{Choices, Match, Person, Poll, PollInForce, PollsSpec, Reposts};
 use tallyflow_dataflows::spec::{Bound, Dataflow, InputSpec, JobSpec, Keep};
@@ -178,14 +178,16 @@ fn the_engine_and_a_recount_come_to_what_the_feed_says() {
     };
     let polls = [moods, languages].map(|poll| PollInForce { poll, version: 1, from: vec![] });
     let formats = Arc::new(crate::decode::BuiltinFormats);
-    let mut recount = Recount::with_polls(&job, formats.as_ref(), &polls);
-    for partition in 0..3 {
-        for (offset, MemoryRecord { timestamp_ms, value }) in (0..).zip(log.records("posts", partition)) {
-            let (partition, offset) = (PartitionId(partition as u32), Offset(offset));
-            recount.record(0, &RecordRef { partition, offset, timestamp_ms, key: None, value: Some(&value) });
+    let recounted = Recount::with_polls(&job, formats.as_ref(), &polls).over(|recount| {
+        for partition in 0..3 {
+            for (offset, MemoryRecord { timestamp_ms, value }) in (0..).zip(log.records("posts", partition)) {
+                let (partition, offset) = (PartitionId(partition as u32), Offset(offset));
+                recount.record(0, &RecordRef { partition, offset, timestamp_ms, key: None, value: Some(&value) });
+            }
         }
-    }
-    let recounted = recount.finish().unwrap();
+        Ok::<_, RecountError>(())
+    });
+    let recounted = recounted.unwrap();
     for (subject, counts) in &recounted.subjects {
         let lines = recounted.lines.iter().filter(|((of, _), _)| of == subject);
         let lines = lines.map(|((_, group), values)| (group.clone(), values[0].unwrap().to_i64().unwrap() as u64));

@@ -1,23 +1,33 @@
 //! The recount: reads the log again and compares.
 
-use crate::node::job::{Job, Plan};
+mod periodic;
+mod reading;
+mod why;
+
+use crate::node::job::{Job, Plan, RecountOutcome};
 use crate::node::{Difference, Node, RecountError, Recounted, lock};
+pub use why::{
+    ClaimClass, OtherSays, RecordClass, RecordPlace, WhyAnswer, WhyClaim, WhyLine, WhyOther, WhyQuestion, WhyRecord,
+};
+
+use reading::{Records, Turn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::recount::Recount;
+pub(super) use tallyflow_dataflows::recount::RecountError as Error;
 use tallyflow_dataflows::results::Group;
-use tallyflow_dataflows::source::{Budget, Source};
 use tallyflow_dataflows::spec::Dataflow;
 use tallyflow_dataflows::spec::polls::PollInForce;
 
 /// How many differences are named.
 const DIFFERENCES_MAX: usize = 100;
-/// What one read of the log hands over.
-const BUDGET: Budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: Offset(u64::MAX) };
+/// What is compared of the accounting, in its order.
+const CLASSES: &str = "read, rejected, irrelevant, matched, claims, counted, not counted";
 
 /// How long a recount waits for polls that are being counted, and how often it looks.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
@@ -35,52 +45,23 @@ struct Shown {
 }
 
 impl Node {
-    /// Counts the job's records anew, from the log, by a plain fold in memory, and compares with what
-    /// it shows now. Blocks while it reads; the job goes on meanwhile.
-    pub fn recount(&self, name: &str) -> Result<Recounted, RecountError> {
+    /// Counts the job's records anew, from the log, by a plain fold, and compares with what it shows now.
+    /// Blocks while it reads, unless `stop` is set meanwhile; the job goes on.
+    pub fn recount(&self, name: &str, stop: &AtomicBool) -> Result<Recounted, RecountError> {
         let job = self.job(name)?;
+        let turn = Turn::take(&job, stop)?;
         let started = Instant::now();
-        let (shown, polls) = match &job.plan().spec.dataflow {
-            Dataflow::Tally(_) => (self.shown(&job)?, Vec::new()),
-            Dataflow::Polls(_) => self.shown_with_polls(&job)?,
-        };
-        let max = self.config.recount_records_max;
+        let form = job.form();
+        let (shown, polls) = self.shown_and_polls(&job)?;
         // The plan of just these numbers: another form may take the job's place at any time.
         let plan = shown.plan.clone();
-        let records: u64 = plan
-            .inputs
-            .iter()
-            .zip(&shown.next)
-            .flat_map(|(input, next)| input.partitions.iter().zip(next).map(|(start, next)| next.0 - start.from.0))
-            .sum();
-        if records > max {
-            return Err(RecountError::TooLarge { records, max });
-        }
-        let mut recount = Recount::with_polls(&plan.spec, &BuiltinFormats, &polls);
-        for (number, (input, next)) in plan.inputs.iter().zip(&shown.next).enumerate() {
-            for (start, next) in input.partitions.iter().zip(next) {
-                let waker: tallyflow_dataflows::source::Waker = Arc::new(|| {});
-                let source = self.log.open(&input.topic, start.partition, start.from, waker);
-                let mut source = source.map_err(|e| RecountError::Failed(e.to_string()))?;
-                let mut at = start.from;
-                while at < *next {
-                    let budget = Budget { until: *next, ..BUDGET };
-                    let polled = source.poll(budget, &mut |record| {
-                        let too_early = input.from_ms.is_some_and(|from| record.timestamp_ms < from);
-                        if !too_early {
-                            recount.record(number, &record);
-                        }
-                    });
-                    let polled = polled.map_err(|e| RecountError::Failed(e.to_string()))?;
-                    if polled.next == at {
-                        let what = format!("{}/{} ends at {at}, before the job's {next}", input.topic, start.partition);
-                        return Err(RecountError::Failed(what));
-                    }
-                    at = polled.next;
-                }
-            }
-        }
-        let counted = recount.finish().map_err(|e| RecountError::Failed(e.to_string()))?;
+        let records = Records::new(self, &turn, &plan, &shown.next);
+        let recount = Recount::with_polls(&plan.spec, &BuiltinFormats, &polls).within(self.config.recount.memory_max);
+        let counted = recount.over(|recount| {
+            records.read(recount.passes(), |input, record| {
+                recount.record(input, record);
+            })
+        })?;
         let plain = [
             counted.read,
             counted.rejected,
@@ -103,13 +84,37 @@ impl Node {
         for ((subject, _), (group, tally)) in tallies {
             differences.push(Difference { subject, group, tally: Some(tally), recount: None });
         }
-        let equal = differences.is_empty() && plain == shown.accounting;
-        if !equal {
-            tracing::error!(job = name, ?plain, shown = ?shown.accounting, differences = differences.len(), "a recount differs");
+        let difference = differences.first().map(|first| {
+            let Difference { subject, group, tally, recount } = first;
+            let group = group.text();
+            format!(
+                "subject {subject:?}, group {group:?} has tally {} and recount {}",
+                numbers(tally),
+                numbers(recount)
+            )
+        });
+        let difference = difference.or_else(|| {
+            (plain != shown.accounting)
+                .then(|| format!("the accounting is {:?} and by the recount {plain:?} ({CLASSES})", shown.accounting))
+        });
+        let equal = difference.is_none();
+        if let Some(first) = &difference {
+            let (epoch, differences) = (shown.epoch.0, differences.len());
+            tracing::error!(job = name, epoch, differences, "a recount differs: {first}");
         }
         differences.truncate(DIFFERENCES_MAX);
         let ms = started.elapsed().as_millis() as u64;
+        let at_ms = jiff::Timestamp::now().as_millisecond();
+        job.set_recounted(form, RecountOutcome { at_ms, records: shown.read, ms, difference });
         Ok(Recounted { job: name.to_owned(), epoch: shown.epoch, equal, records: shown.read, ms, differences })
+    }
+
+    /// What a job shows, and the polls in force if it has such.
+    fn shown_and_polls(&self, job: &Job) -> Result<(Shown, Vec<PollInForce>), RecountError> {
+        match &job.plan().spec.dataflow {
+            Dataflow::Tally(_) => Ok((self.shown(job)?, Vec::new())),
+            Dataflow::Polls(_) => self.shown_with_polls(job),
+        }
     }
 
     /// What a job of polls shows, and the polls that it shows, as soon as these are all in their newest
@@ -164,4 +169,10 @@ impl Node {
         });
         shown.ok_or_else(|| RecountError::Nothing { job: job.name().to_owned() })
     }
+}
+
+/// A line's aggregates as they are logged.
+fn numbers(values: &Option<Vec<Decimal>>) -> String {
+    let all = |all: &Vec<Decimal>| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    values.as_ref().map_or_else(|| "none".to_owned(), all)
 }
