@@ -1,6 +1,6 @@
 //! Prometheus metrics: what the server counts itself, and what jobs and topics are when asked.
 
-use crate::node::job::RecountOutcome;
+use crate::node::job::{CheckpointStatus, RecountOutcome};
 use crate::server::Shared;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -125,6 +125,7 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     let (history_points, history_bytes) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
     let (history_oldest, history_behind) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
     let recounts = Recounts::default();
+    let checkpoints = Checkpoints::default();
     for job in shared.host.jobs() {
         let status = job.status();
         let name = || status.name.clone();
@@ -158,6 +159,9 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
             history_behind.get_or_create(&OfJob { job: name() }).set(i64::from(history.error.is_some()));
         }
         states.get_or_create(&OfState { job: name(), state: status.state.name() }).set(1);
+        if let Some(checkpoint) = &status.checkpoint {
+            checkpoints.add(OfJob { job: name() }, checkpoint);
+        }
         if let Some(outcome) = job.recounted() {
             recounts.add(OfJob { job: name() }, &outcome);
         }
@@ -174,6 +178,39 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     registry.register("history_behind", "1 while points can't be written", history_behind);
     registry.register("job_state", "1 for the state that the job is in", states);
     recounts.register(registry);
+    checkpoints.register(registry);
+}
+
+/// The newest checkpoint of each job that has one.
+#[derive(Default)]
+struct Checkpoints {
+    epoch: Family<OfJob, Gauge>,
+    at: Family<OfJob, Gauge<f64, AtomicU64>>,
+    seconds: Family<OfJob, Gauge<f64, AtomicU64>>,
+    bytes: Family<OfJob, Gauge>,
+    held_bytes: Family<OfJob, Gauge>,
+    failing: Family<OfJob, Gauge>,
+}
+
+impl Checkpoints {
+    fn add(&self, job: OfJob, checkpoint: &CheckpointStatus) {
+        self.epoch.get_or_create(&job).set(checkpoint.epoch.0 as i64);
+        self.at.get_or_create(&job).set(checkpoint.at.as_millisecond() as f64 / 1e3);
+        self.seconds.get_or_create(&job).set(checkpoint.ms as f64 / 1e3);
+        self.bytes.get_or_create(&job).set(checkpoint.bytes as i64);
+        self.held_bytes.get_or_create(&job).set(checkpoint.held_bytes as i64);
+        self.failing.get_or_create(&job).set(i64::from(checkpoint.error.is_some()));
+    }
+
+    fn register(self, registry: &mut Registry) {
+        registry.register("job_checkpoint_epoch", "The epoch of the newest checkpoint", self.epoch);
+        let help = "When the newest checkpoint was whole, in seconds since 1970";
+        registry.register("job_checkpoint_timestamp_seconds", help, self.at);
+        registry.register("job_checkpoint_seconds", "How long the newest checkpoint took", self.seconds);
+        registry.register("job_checkpoint_bytes", "What the newest checkpoint has added", self.bytes);
+        registry.register("job_checkpoint_held_bytes", "What all that it needs takes", self.held_bytes);
+        registry.register("job_checkpoint_failing", "1 while the next one can't be written", self.failing);
+    }
 }
 
 /// The last recount of each job that has had one.

@@ -37,6 +37,13 @@ pub struct Found {
     packed: Range<usize>,
 }
 
+impl Found {
+    /// What it takes in its file.
+    pub fn packed_bytes(&self) -> u64 {
+        (self.packed.len() + FRAME_HEAD) as u64
+    }
+}
+
 /// Why a file is no use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damaged {
@@ -59,8 +66,8 @@ pub fn begin() -> Vec<u8> {
     file
 }
 
-/// Appends a frame to a file.
-pub fn append(file: &mut Vec<u8>, frame: &Frame) {
+/// Appends a frame to a file; how many bytes it takes there.
+pub fn append(file: &mut Vec<u8>, frame: &Frame) -> usize {
     let packed = lz4_flex::block::compress(&frame.body);
     let start = file.len();
     file.extend([frame.kind as u8, u8::from(frame.all)]);
@@ -70,6 +77,7 @@ pub fn append(file: &mut Vec<u8>, frame: &Frame) {
     let crc = crc(&file[start..], &packed);
     file.extend(crc.to_le_bytes());
     file.extend(packed);
+    file.len() - start
 }
 
 fn crc(head: &[u8], packed: &[u8]) -> u32 {
@@ -136,7 +144,7 @@ mod tests {
         #[test]
         fn frames_come_out_as_they_went_in(frames in prop::collection::vec(frame(), 0..20)) {
             let mut file = begin();
-            frames.iter().for_each(|frame| append(&mut file, frame));
+            frames.iter().for_each(|frame| drop(append(&mut file, frame)));
             let found = read(&file).unwrap();
             let read: Vec<Frame> = found.iter().map(|found| {
                 Frame { kind: found.kind, group: found.group, all: found.all, body: body(&file, found).unwrap() }
@@ -149,7 +157,7 @@ mod tests {
             frames in prop::collection::vec(frame(), 1..8), at in any::<prop::sample::Index>(), bit in 0u8..8
         ) {
             let mut file = begin();
-            frames.iter().for_each(|frame| append(&mut file, frame));
+            frames.iter().for_each(|frame| drop(append(&mut file, frame)));
             let at = at.index(file.len());
             let cut = read(&file[..at]);
             // Cut between two frames it is a shorter file; that it should be longer is the manifest's to know.

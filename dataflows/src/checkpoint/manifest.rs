@@ -263,11 +263,12 @@ impl Loaded {
         found.map(|(place, found)| frame::body(&self.files[*place], found))
     }
 
-    /// By kind and group, the first file that is needed.
-    pub fn first_needed(&self) -> impl Iterator<Item = ((Kind, u16), &str)> + '_ {
+    /// By kind and group, the first file that is needed, and how many bytes of all of them.
+    pub fn needed(&self) -> impl Iterator<Item = ((Kind, u16), &str, u64)> + '_ {
         self.frames.iter().filter_map(|(key, frames)| {
             let (place, _) = frames.first()?;
-            Some((*key, self.checkpoint.files[*place].name.as_str()))
+            let bytes = frames.iter().map(|(_, found)| found.packed_bytes()).sum();
+            Some((*key, self.checkpoint.files[*place].name.as_str(), bytes))
         })
     }
 }

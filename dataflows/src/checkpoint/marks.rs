@@ -62,7 +62,7 @@ impl<K> Marks<K> {
     /// Takes what is to be written. All of a group is written again once as much was written of it piece
     /// by piece; `group` lets that happen at different times.
     pub fn take(&mut self, group: usize, held: usize) -> Changed<K> {
-        let all_after = held / 2 + held * (group % 1_024) / 1_024;
+        let all_after = held / 2 + held * (group % 1_024) / 2_048;
         if !self.has_changed(held) {
             return Changed::Nothing;
         }

@@ -45,6 +45,9 @@ pub trait Grouped {
     /// Whether something of the group has changed since it was last written.
     fn has_changed(&self, group: usize) -> bool;
 
+    /// All of the group is to be written the next time, if there is something of it.
+    fn mark_all(&mut self, group: usize);
+
     /// Appends what has changed since the last call, and forgets that it has. Answers whether that is all
     /// there is of the group, and what was written before needless.
     fn write(&mut self, group: usize, out: &mut Vec<u8>) -> bool;

@@ -13,8 +13,8 @@ use crate::ids::Epoch;
 use crate::spec::polls::PollKey;
 use crate::update::{CheckpointEvent, EngineEvent, JobId, ReadTo};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What goes to the thread, of one job.
@@ -36,6 +36,7 @@ pub enum Piece {
         number: u64,
         takers: usize,
         outbox: Outbox,
+        rewrite: Rewrite,
     },
     Frame(Frame),
     /// What the manifest says besides.
@@ -51,12 +52,19 @@ pub enum Piece {
     Gone,
 }
 
+/// Key groups that the next checkpoint is to hold whole.
+pub type Rewrite = Arc<Mutex<Vec<(Kind, u16)>>>;
+
 /// How large a file gets before the next is begun.
 const FILE_BYTES: usize = 32 << 20;
 /// How many checkpoints are kept: the newest, and one to fall back to.
 const KEPT: usize = 2;
 /// How many claims are kept: an engine that should be dead finds the number it would use taken by one.
 const CLAIMS_KEPT: usize = 100;
+/// How many times what is needed of them files may hold before groups are written again to free the oldest,
+/// and how many groups then.
+const HELD_MAX: u64 = 2;
+const REWRITTEN_MAX: usize = 64;
 /// How long what could not be written is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -78,8 +86,8 @@ struct Folder {
     place: Place,
     /// The number of the last manifest.
     last: u64,
-    /// By kind and group, the first file that it needs.
-    first_needed: HashMap<(Kind, u16), String>,
+    /// By kind and group, the first file that it needs, and how many bytes of all of them.
+    needed: HashMap<(Kind, u16), (String, u64)>,
     /// The checkpoints that are kept, oldest first.
     kept: Vec<(u64, Vec<File>)>,
     /// Older manifests that are known to be claims.
@@ -91,6 +99,7 @@ struct Folder {
 struct Taking {
     number: u64,
     outbox: Outbox,
+    rewrite: Rewrite,
     began: Instant,
     left: usize,
     file: Vec<u8>,
@@ -122,11 +131,11 @@ impl Writer {
                 let mut folder = Folder::new(place, claim);
                 if let Some(from) = from {
                     folder.kept.push((from.number, from.checkpoint.files.clone()));
-                    folder.first_needed.extend(from.first_needed().map(|(key, name)| (key, name.to_owned())));
+                    folder.needed.extend(from.needed().map(|(key, name, bytes)| (key, (name.to_owned(), bytes))));
                 }
                 self.jobs.insert(job, folder);
             }
-            Piece::Begin { number, takers, outbox } => {
+            Piece::Begin { number, takers, outbox, rewrite } => {
                 let Some(folder) = folder else {
                     let event = CheckpointEvent::Failed { error: "the job was not taken up".to_owned(), again: false };
                     return outbox.send(EngineEvent::Checkpoint { job, number, event });
@@ -134,6 +143,7 @@ impl Writer {
                 folder.taking = Some(Taking {
                     number,
                     outbox,
+                    rewrite,
                     began: Instant::now(),
                     left: takers,
                     file: frame::begin(),
@@ -206,19 +216,16 @@ enum Written {
 
 impl Folder {
     fn new(place: Place, last: u64) -> Self {
-        Folder { place, last, first_needed: HashMap::new(), kept: Vec::new(), claims: BTreeSet::new(), taking: None }
+        Folder { place, last, needed: HashMap::new(), kept: Vec::new(), claims: BTreeSet::new(), taking: None }
     }
 
     fn add(&mut self, frame: &Frame) {
         let Some(taking) = &mut self.taking else { return };
         let name = self.place.file(self.last + 1, taking.files.len());
         let key = (frame.kind, frame.group);
-        if frame.all {
-            self.first_needed.insert(key, name);
-        } else {
-            self.first_needed.entry(key).or_insert(name);
-        }
-        frame::append(&mut taking.file, frame);
+        let bytes = frame::append(&mut taking.file, frame) as u64;
+        let needed = self.needed.entry(key).or_insert_with(|| (name.clone(), 0));
+        *needed = if frame.all { (name, bytes) } else { (std::mem::take(&mut needed.0), needed.1 + bytes) };
         if taking.file.len() > FILE_BYTES {
             taking.end_file(&self.place, self.last + 1);
         }
@@ -242,7 +249,7 @@ impl Folder {
         let added: Vec<File> = taking.files.iter().map(|(file, _)| file.clone()).collect();
         let before = self.kept.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
         // Names rise with the numbers of checkpoints.
-        let first = self.first_needed.values().min();
+        let first = self.needed.values().map(|(first, _)| first).min();
         let is_needed = |file: &&File| first.is_some_and(|first| file.name >= *first);
         let checkpoint = Checkpoint {
             form: self.place.form.clone(),
@@ -261,6 +268,7 @@ impl Folder {
         }
         self.last = number;
         self.kept.push((number, checkpoint.files.clone()));
+        *taking.rewrite.lock().unwrap_or_else(PoisonError::into_inner) = to_rewrite(&self.needed, &checkpoint.files);
         Ok(Written::Whole(checkpoint))
     }
 
@@ -291,6 +299,18 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// What keeps the oldest files needed, where the files hold much more than what is needed of them.
+fn to_rewrite(needed: &HashMap<(Kind, u16), (String, u64)>, files: &[File]) -> Vec<(Kind, u16)> {
+    let held: u64 = files.iter().map(|file| file.bytes).sum();
+    let live: u64 = needed.values().map(|(_, bytes)| bytes).sum();
+    if held < live * HELD_MAX + FILE_BYTES as u64 / 32 {
+        return Vec::new();
+    }
+    let mut oldest: Vec<_> = needed.iter().map(|(key, (first, _))| (first, *key)).collect();
+    oldest.sort_unstable();
+    oldest.into_iter().take(REWRITTEN_MAX).map(|(_, key)| key).collect()
 }
 
 impl Taking {

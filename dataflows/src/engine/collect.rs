@@ -368,7 +368,7 @@ mod tests {
         let outbox = Outbox::new(Arc::new(move |event| send.lock().unwrap().send(event).unwrap()), Arc::default());
         let formats = Arc::new(crate::testing::PlainFormats);
         let job = Arc::new(Job::new(&install, formats, crate::claim::HashKey([1, 2]), outbox, Default::default()));
-        let mut collector = Collector::new(job, spec.aggregates, 1);
+        let mut collector = Collector::new(job, spec.aggregates, 1, None);
 
         let sums = |count| Sums { count, sum: I256::ZERO };
         let total = |epoch, count, diff| Fact::Total { subject: 7, sums: sums(count), diff, epoch };
@@ -379,11 +379,11 @@ mod tests {
             EngineEvent::Closed { update, .. } => (update.epoch, update.totals),
             other => panic!("{other:?}"),
         };
-        collector.close(Some(2));
+        collector.tell(Some(2));
         assert_eq!(totals(events.try_recv().unwrap()), (Epoch(1), vec![(7, Decimal::from_int(2))]));
-        collector.close(Some(2));
+        collector.tell(Some(2));
         assert!(events.try_recv().is_err());
-        collector.close(Some(3));
+        collector.tell(Some(3));
         assert_eq!(totals(events.try_recv().unwrap()), (Epoch(2), vec![(7, Decimal::from_int(1))]));
     }
 

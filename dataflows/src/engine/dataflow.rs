@@ -352,7 +352,7 @@ fn stand<'scope>(
             }
             input.for_each(|capability, claims| stash.push(capability, claims));
             while let Some(passed) = stash.pop(&frontiers[0]) {
-                taker.before(passed.epoch, &standing);
+                taker.before(passed.epoch, &mut standing);
                 for claims in passed.batches {
                     if taker.is_taking() {
                         claims.iter().for_each(|claim| taker.before_group(claim.entity.key_group(), &mut standing));
@@ -407,7 +407,7 @@ fn extreme<'scope>(
             while let Some(passed) = stash.pop(frontier) {
                 let details: Vec<_> = passed.batches.into_iter().flatten().collect();
                 if let Some(taker) = &mut taker {
-                    taker.before(passed.epoch, &extremes);
+                    taker.before(passed.epoch, &mut extremes);
                     if taker.is_taking() {
                         details.iter().for_each(|(line, ..)| taker.before_group(Extremes::group(*line), &mut extremes));
                     }

@@ -1,10 +1,11 @@
 //! A job as the engine runs it.
 
+use crate::checkpoint::Kind;
 use crate::checkpoint::manifest::{Loaded, Place};
 use crate::claim::{HashKey, Position};
 use crate::decode::Formats;
 use crate::engine::PollChange;
-use crate::engine::checkpoints::{Message, Piece};
+use crate::engine::checkpoints::{Message, Piece, Rewrite};
 use crate::engine::clock::EpochClock;
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::jobs::polls::book::Book;
@@ -101,6 +102,8 @@ pub struct Job {
     /// The checkpoint that is due, or was last: its number and its epoch.
     due: Mutex<Option<(u64, u64)>>,
     writer: Option<Sender<Message>>,
+    /// The key groups that the next checkpoint is to hold whole, so that old files become needless.
+    rewrite: Rewrite,
     /// What it goes on from, until it stands on every worker.
     from: Mutex<Option<Origin>>,
     /// Set by whoever fails first; nothing is read or told after it.
@@ -137,6 +140,7 @@ impl Job {
             asked: Mutex::default(),
             due: Mutex::new(None),
             writer: keeping.writer,
+            rewrite: Rewrite::default(),
             from: Mutex::new(keeping.from),
             failed: AtomicBool::new(false),
             built: AtomicUsize::new(0),
@@ -164,10 +168,17 @@ impl Job {
         if asked.1 == workers {
             self.clock.hold(|epoch| {
                 let takers = self.takers.load(Ordering::Acquire);
-                self.give(Piece::Begin { number, takers, outbox: self.outbox.clone() });
+                let (outbox, rewrite) = (self.outbox.clone(), self.rewrite.clone());
+                self.give(Piece::Begin { number, takers, outbox, rewrite });
                 *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, epoch));
             });
         }
+    }
+
+    /// The key groups that the next checkpoint is to hold whole.
+    pub fn rewrite(&self, kind: Kind) -> Vec<usize> {
+        let rewrite = self.rewrite.lock().unwrap_or_else(PoisonError::into_inner);
+        rewrite.iter().filter(|(of, _)| *of == kind).map(|(_, group)| usize::from(*group)).collect()
     }
 
     /// The number and the epoch of the checkpoint that is due, or was last.
@@ -258,7 +269,10 @@ impl Failure {
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        Failure::new(error.to_string())
+        match error {
+            SourceError::Gone { .. } => Failure::new(format!("{error}; `restart --ignore-state` goes on without them")),
+            _ => Failure::new(error.to_string()),
+        }
     }
 }
 

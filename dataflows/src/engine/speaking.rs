@@ -59,7 +59,7 @@ pub fn messages<'scope>(
         move |frontiers| {
             input.for_each(|capability, versions| stash.push(capability, versions));
             while let Some(passed) = stash.pop(&frontiers[0]) {
-                taker.before(passed.epoch, &messages);
+                taker.before(passed.epoch, &mut messages);
                 if taker.is_taking() {
                     let groups = passed.batches.iter().flatten().map(|version| version.message.key_group());
                     groups.for_each(|group| taker.before_group(group, &mut messages));
@@ -108,7 +108,7 @@ pub fn people<'scope>(
         move |frontiers| {
             input.for_each(|capability, spoken| stash.push(capability, spoken));
             while let Some(passed) = stash.pop(&frontiers[0]) {
-                taker.before(passed.epoch, &people);
+                taker.before(passed.epoch, &mut people);
                 if taker.is_taking() {
                     let groups = passed.batches.iter().flatten().map(|spoken| spoken.person.who.key_group());
                     groups.for_each(|group| taker.before_group(group, &mut people));

@@ -32,7 +32,7 @@ impl Taker {
     }
 
     /// To be called before something of `epoch` is applied.
-    pub fn before(&mut self, epoch: u64, state: &impl Grouped) {
+    pub fn before(&mut self, epoch: u64, state: &mut impl Grouped) {
         if let Some((number, of)) = self.job.due()
             && number > self.begun
             && epoch > of
@@ -83,9 +83,9 @@ impl Taker {
         self.job.give(Piece::Done);
     }
 
-    fn begin(&mut self, number: u64, state: &impl Grouped) {
+    fn begin(&mut self, number: u64, state: &mut impl Grouped) {
         self.begun = number;
-        let left = (0..EntityHash::KEY_GROUPS).map(|group| state.has_changed(group)).collect();
+        let left = self.changed(state);
         self.left = Some((left, 0));
         self.activator.activate();
     }
@@ -96,10 +96,16 @@ impl Taker {
         let due = self.job.due().filter(|(number, of)| *number > self.begun && *of <= closed);
         let Some((number, _)) = due else { return false };
         self.begun = number;
-        for group in (0..EntityHash::KEY_GROUPS).filter(|group| state.has_changed(*group)).collect::<Vec<_>>() {
+        for (group, _) in self.changed(state).into_iter().enumerate().filter(|(_, changed)| *changed) {
             write(&self.job, group, state);
         }
         true
+    }
+
+    /// By group, whether there is something to write; with those that are to be written whole.
+    fn changed<S: Grouped>(&self, state: &mut S) -> Vec<bool> {
+        self.job.rewrite(S::KIND).into_iter().for_each(|group| state.mark_all(group));
+        (0..EntityHash::KEY_GROUPS).map(|group| state.has_changed(group)).collect()
     }
 }
 

@@ -167,6 +167,10 @@ impl Grouped for Told {
         self.groups[group].marks.has_changed(self.groups[group].held())
     }
 
+    fn mark_all(&mut self, group: usize) {
+        self.groups[group].marks.mark_all();
+    }
+
     fn write(&mut self, group: usize, out: &mut Vec<u8>) -> bool {
         let of = &mut self.groups[group];
         match of.marks.take(group, of.held()) {

@@ -168,6 +168,11 @@ impl Table {
         self.marks.has_changed(self.len)
     }
 
+    /// All entries are to be told by the next [`Table::take_changed`].
+    pub fn mark_all(&mut self) {
+        self.marks.mark_all();
+    }
+
     /// Takes the entries that changed since the last call; whether these are all there are, and all that
     /// was told before is to be forgotten.
     pub fn take_changed(&mut self, mut each: impl FnMut(Key, Held)) -> bool {

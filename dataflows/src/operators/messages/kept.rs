@@ -30,6 +30,10 @@ impl Grouped for Messages {
         self.groups[group].has_changed()
     }
 
+    fn mark_all(&mut self, group: usize) {
+        self.groups[group].mark_all();
+    }
+
     fn write(&mut self, group: usize, out: &mut Vec<u8>) -> bool {
         let (mut rows, mut count) = (Vec::new(), 0u32);
         let versions = &self.versions;

@@ -12,6 +12,10 @@ impl Grouped for People {
         self.groups[group].marks.has_changed(self.groups[group].held.len())
     }
 
+    fn mark_all(&mut self, group: usize) {
+        self.groups[group].marks.mark_all();
+    }
+
     fn write(&mut self, group: usize, out: &mut Vec<u8>) -> bool {
         let of = &mut self.groups[group];
         let changed = of.marks.take(group, of.held.len());

@@ -53,6 +53,10 @@ impl Grouped for Standing {
         self.groups[group].has_changed()
     }
 
+    fn mark_all(&mut self, group: usize) {
+        self.groups[group].mark_all();
+    }
+
     fn write(&mut self, group: usize, out: &mut Vec<u8>) -> bool {
         let mut table = std::mem::take(&mut self.groups[group]);
         let (mut dictionary, mut rows, mut count, mut first_ns) = (Dictionary::default(), Vec::new(), 0u32, None);
