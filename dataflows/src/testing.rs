@@ -287,6 +287,9 @@ impl CheckpointStore for MemoryStore {
     }
 }
 
+/// From which checkpoint an engine went on, and which ones were of no use.
+pub type TakenUp = (Option<u64>, Vec<(u64, String)>);
+
 /// An engine with one job, and its results.
 pub struct Bench {
     /// What it is started with again.
@@ -302,7 +305,7 @@ pub struct Bench {
     asked: u64,
     pub checkpoint_events: Vec<(u64, CheckpointEvent)>,
     /// From which checkpoint the engine went on, and which ones were of no use.
-    pub taken_up: Option<(Option<u64>, Vec<(u64, String)>)>,
+    pub taken_up: Option<TakenUp>,
     /// Why the job failed, if it did.
     pub failed: Option<String>,
     /// What became of changes of polls, all of it so far.
@@ -390,6 +393,12 @@ impl Bench {
         self.events = events;
         self.results = JobResults::new(Shape::of(&self.install.spec, &self.install.inputs));
         (self.taken_up, self.failed) = (None, None);
+    }
+
+    /// Likewise from the beginning, with checkpoints elsewhere from now on.
+    pub fn restart_in(&mut self, store: Arc<dyn CheckpointStore>, workers: usize) {
+        self.config.checkpoints = Some(store);
+        self.restart(workers, Vec::new());
     }
 
     fn command(&self, command: Command) {

@@ -136,7 +136,7 @@ fn a_checkpoint_whose_newest_file_is_gone_is_passed_over_by_name() {
     world.say(0..10);
     world.checkpoint();
     world.bench.store.change(|objects| {
-        let newest = objects.keys().filter(|name| name.ends_with(".frames")).next_back().cloned().unwrap();
+        let newest = objects.keys().rfind(|name| name.ends_with(".frames")).cloned().unwrap();
         objects.remove(&newest);
     });
     let from = world.restart(2);

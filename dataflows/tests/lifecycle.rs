@@ -47,6 +47,7 @@ impl Node {
             hash_key: HashKey([3, 5]),
             source,
             formats,
+            checkpoints: None,
             deliver: Arc::new(move |event| drop(send.lock().unwrap().send(event))),
         });
         Node {
@@ -93,6 +94,8 @@ impl Node {
         | EngineEvent::Halted { job, .. }
         | EngineEvent::Failed { job, .. }
         | EngineEvent::Polls { job, .. }
+        | EngineEvent::TakenUp { job, .. }
+        | EngineEvent::Checkpoint { job, .. }
         | EngineEvent::Removed { job }) = &event;
         assert!(!self.removed.contains(job), "{event:?} after the job was gone");
         match event {
@@ -105,6 +108,7 @@ impl Node {
             EngineEvent::Halted { job, halt } => assert!(self.halted.insert((job, halt))),
             EngineEvent::Failed { job, error, .. } => self.failed.entry(job).or_default().push(error),
             EngineEvent::Polls { event, .. } => panic!("{event:?} of a job without polls"),
+            EngineEvent::TakenUp { .. } | EngineEvent::Checkpoint { .. } => panic!("{event:?} where nothing is kept"),
             EngineEvent::Removed { job } => assert!(self.removed.insert(job)),
         }
     }

@@ -3,6 +3,7 @@
 mod arena;
 mod plain;
 mod polls;
+pub mod recovery;
 pub mod viewers;
 
 use crate::cli::output::{self, OutputError};

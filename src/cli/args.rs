@@ -83,6 +83,8 @@ pub enum BenchWorkload {
     Votes,
     /// Posts in 1,000 polls of 4 options each
     Polls,
+    /// Checkpoints of many voters, and how soon a job goes on from them
+    Recovery,
     /// Many readers of one job's events
     Viewers,
 }
@@ -91,7 +93,7 @@ pub enum BenchWorkload {
 pub struct BenchArgs {
     #[arg(long, default_value = "votes")]
     pub workload: BenchWorkload,
-    /// Records of posts or votes
+    /// Records of posts or votes, voters of `recovery`
     #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     pub records: u64,
     /// Worker threads of the engine

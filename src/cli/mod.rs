@@ -119,6 +119,7 @@ fn bench(args: &args::BenchArgs) -> anyhow::Result<()> {
         args::BenchWorkload::Posts => Named::Posts,
         args::BenchWorkload::Votes => Named::Votes,
         args::BenchWorkload::Polls => Named::Polls,
+        args::BenchWorkload::Recovery => return crate::bench::recovery::run(args.records, args.workers as usize, json),
         args::BenchWorkload::Viewers => {
             let runtime = serve::runtime()?;
             return runtime.block_on(crate::bench::viewers::run(args.viewers, args.deltas, args.for_, json));

@@ -144,7 +144,9 @@ mod tests {
         #[test]
         fn frames_come_out_as_they_went_in(frames in prop::collection::vec(frame(), 0..20)) {
             let mut file = begin();
-            frames.iter().for_each(|frame| drop(append(&mut file, frame)));
+            for frame in &frames {
+                append(&mut file, frame);
+            }
             let found = read(&file).unwrap();
             let read: Vec<Frame> = found.iter().map(|found| {
                 Frame { kind: found.kind, group: found.group, all: found.all, body: body(&file, found).unwrap() }
@@ -157,7 +159,9 @@ mod tests {
             frames in prop::collection::vec(frame(), 1..8), at in any::<prop::sample::Index>(), bit in 0u8..8
         ) {
             let mut file = begin();
-            frames.iter().for_each(|frame| drop(append(&mut file, frame)));
+            for frame in &frames {
+                append(&mut file, frame);
+            }
             let at = at.index(file.len());
             let cut = read(&file[..at]);
             // Cut between two frames it is a shorter file; that it should be longer is the manifest's to know.
