@@ -34,7 +34,7 @@ fn nobody() -> String {
 }
 
 /// Every command, and an option that its help must name.
-const COMMANDS: [(&[&str], &str); 27] = [
+const COMMANDS: [(&[&str], &str); 30] = [
     (&["demo"], "--data-dir"),
     (&["serve"], "--config"),
     (&["submit"], "--server"),
@@ -43,6 +43,9 @@ const COMMANDS: [(&[&str], &str); 27] = [
     (&["pause"], "--server"),
     (&["resume"], "--server"),
     (&["cancel"], "--mode"),
+    (&["checkpoint"], "--format"),
+    (&["restart"], "--ignore-state"),
+    (&["scale"], "--server"),
     (&["results"], "--subject"),
     (&["watch"], "--limit"),
     (&["recount"], "--format"),

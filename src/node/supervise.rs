@@ -206,6 +206,7 @@ impl Node {
 
     pub(super) fn on_failed(self: &Arc<Self>, job: &Arc<Job>, id: JobId, error: &str, at: Option<Position>) {
         let running = self.running();
+        job.checkpoint_lost();
         match job.fail(id, |plan| job_failure(plan, error, at)) {
             Failed::Nothing => {}
             Failed::Job(error) => {

@@ -64,19 +64,25 @@ impl History {
             )?
             .query_map((level as i64 - 1, before, newest, POINTS_MAX as i64), |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        let Some(&(_, last)) = points.last() else { return Ok(false) };
+        let Some(&last) = points.last() else { return Ok(false) };
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for pair in points.windows(2) {
             let [(at, point), (next_at, _)] = *pair else { continue };
             let is_last = at.div_euclid(step) != next_at.div_euclid(step);
-            if is_last { kept.push(point) } else { gone.push(point) }
+            if is_last { kept.push((at, point)) } else { gone.push(point) }
         }
         // Where there are more, the next portion begins with this one.
         if points.len() < POINTS_MAX {
             kept.push(last);
         }
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for point in kept {
+        for (at, point) in kept {
+            // Of a step that was thinned before this one was old enough, an earlier point was kept.
+            let from = at.div_euclid(step) * step;
+            let sql = "SELECT point FROM points WHERE level = ?1 AND at_ms >= ?2 AND at_ms < ?3 AND point < ?4";
+            let mut statement = tx.prepare_cached(sql)?;
+            let earlier = statement.query_map((level as i64, from, from + step, point), |row| row.get(0))?;
+            gone.extend(earlier.collect::<rusqlite::Result<Vec<i64>>>()?);
             tx.prepare_cached("UPDATE points SET level = ?2 WHERE point = ?1")?.execute((point, level as i64))?;
         }
         remove(&tx, &gone)?;

@@ -24,6 +24,9 @@ pub struct Collector {
     job: Arc<Job>,
     aggregates: Vec<Aggregate>,
     workers: usize,
+    is_home: bool,
+    /// The last epoch that was told.
+    told_epoch: Epoch,
     /// Facts of epochs that are still open.
     open: BTreeMap<u64, Vec<Fact>>,
     told: Told,
@@ -44,13 +47,21 @@ struct Closed {
 }
 
 impl Collector {
-    /// `restored`: in which epoch it is told what the job goes on from.
-    pub fn new(job: Arc<Job>, aggregates: Vec<Aggregate>, workers: usize, restored: Option<Epoch>) -> Self {
+    /// Of `workers`; `is_home`: facts come to this one, and to no other worker's. `restored`: in which epoch
+    /// it is told what the job goes on from.
+    pub fn new(
+        job: Arc<Job>,
+        aggregates: Vec<Aggregate>,
+        (workers, is_home): (usize, bool),
+        restored: Option<Epoch>,
+    ) -> Self {
         Collector {
             showing: job.book().map(|_| Showing::new(job.clone(), workers)),
             job,
             aggregates,
             workers,
+            is_home,
+            told_epoch: Epoch(0),
             open: BTreeMap::new(),
             told: Told::default(),
             restored,
@@ -80,10 +91,10 @@ impl Collector {
         if let Some((_, due)) = self.job.due().filter(|(_, due)| has_passed(*due)) {
             self.tell(Some(due + 1));
             if taker.take_at_once(due, &mut self.told) {
-                if let Some(read) = self.told.offsets.first_key_value().map(|_| self.told.offsets.values()) {
+                if self.is_home {
                     let polls = self.showing.as_ref().map(Showing::keys).unwrap_or_default();
-                    let (offsets, records) = (read.copied().collect(), self.told.records);
-                    self.job.give(Piece::Told { epoch: Epoch(due), offsets, records, polls });
+                    let (offsets, records) = (self.told.offsets.values().copied().collect(), self.told.records);
+                    self.job.give(Piece::Told { epoch: self.told_epoch, offsets, records, polls });
                 }
                 self.job.give(Piece::Done);
             }
@@ -103,6 +114,7 @@ impl Collector {
         }
         match self.update(epoch, closed) {
             Ok(Closed { update, halted, polls }) => {
+                self.told_epoch = epoch;
                 let job = self.job.id;
                 self.job.outbox.send(EngineEvent::Closed { job, update: Box::new(update) });
                 for halt in halted {
@@ -368,7 +380,7 @@ mod tests {
         let outbox = Outbox::new(Arc::new(move |event| send.lock().unwrap().send(event).unwrap()), Arc::default());
         let formats = Arc::new(crate::testing::PlainFormats);
         let job = Arc::new(Job::new(&install, formats, crate::claim::HashKey([1, 2]), outbox, Default::default()));
-        let mut collector = Collector::new(job, spec.aggregates, 1, None);
+        let mut collector = Collector::new(job, spec.aggregates, (1, true), None);
 
         let sums = |count| Sums { count, sum: I256::ZERO };
         let total = |epoch, count, diff| Fact::Total { subject: 7, sums: sums(count), diff, epoch };

@@ -59,6 +59,8 @@ pub struct Control {
     polls_changed: Rc<Cell<bool>>,
     /// Whether it is to be told where reading stands, though nothing may have been read.
     announce: Rc<Cell<bool>>,
+    /// Whether the epoch is to end, though nothing may be in it.
+    end_epoch: Rc<Cell<bool>>,
     activator: Rc<Activator>,
 }
 
@@ -72,6 +74,12 @@ impl Control {
     /// Lets an epoch close that tells where reading stands.
     pub fn announce(&self) {
         self.announce.set(true);
+        self.activator.activate();
+    }
+
+    /// Lets the epoch that is open end, whatever is in it. Of an empty one nothing is told.
+    pub fn end_epoch(&self) {
+        self.end_epoch.set(true);
         self.activator.activate();
     }
 
@@ -139,7 +147,8 @@ pub fn build<'scope>(
     if let Some(extremes) = extremes {
         told.push(extreme(details, extremes, job, from));
     }
-    let collector = Collector::new(job.clone(), aggregates, scope.peers(), from.map(|from| from.epoch));
+    let is_home = install.job.0 as usize % scope.peers() == scope.index();
+    let collector = Collector::new(job.clone(), aggregates, (scope.peers(), is_home), from.map(|from| from.epoch));
     collect(scope.concatenate(told), collector, install.job.0, job).probe_with(&probe);
     control
 }
@@ -181,8 +190,9 @@ fn ingest<'scope>(
     let mut messages_out = OutputBuilder::<_, VecBuilder<Version>>::from(messages_out);
 
     let activator = Rc::new(scope.activator_for(info.address.clone()));
-    let (halt, polls_changed, announce) = (Rc::default(), Rc::default(), Rc::new(Cell::new(true)));
-    let control = Control { halt, polls_changed, announce, activator: activator.clone() };
+    let (halt, polls_changed, end_epoch) = (Rc::default(), Rc::default(), Rc::default());
+    let announce = Rc::new(Cell::new(true));
+    let control = Control { halt, polls_changed, announce, end_epoch, activator: activator.clone() };
     let path = info.address.to_vec();
     let clock_waker = scope.worker().sync_activator_for(path.clone());
     let arrival = std::sync::Mutex::new(scope.worker().sync_activator_for(path));
@@ -209,7 +219,7 @@ fn ingest<'scope>(
     };
 
     let (job, source, worker) = (job.clone(), source.clone(), scope.index());
-    let Control { halt, polls_changed, announce, .. } = control.clone();
+    let Control { halt, polls_changed, announce, end_epoch, .. } = control.clone();
     builder.build(move |mut capabilities| {
         let mut output = Output::default();
         // The halt that is still to be told as reached.
@@ -230,6 +240,9 @@ fn ingest<'scope>(
                 unfinished = None;
             }
             let Some(reader) = ingest.as_mut().filter(|_| !job.has_failed()) else { return };
+            if end_epoch.take() {
+                unfinished = Some(epoch);
+            }
             if announce.take() {
                 output.facts.extend(reader.positions());
                 unfinished = Some(epoch);

@@ -100,7 +100,7 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
         Command::Checkpoint { job, number } => {
             if let Some(job) = installed.get(&job) {
                 job.job.begin_checkpoint(number, worker.peers());
-                job.control.announce();
+                job.control.end_epoch();
             }
         }
         // It was dealt with before it came here.
