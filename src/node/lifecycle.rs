@@ -177,6 +177,7 @@ impl Node {
             return Err(error);
         }
         self.flush_followers(job.id);
+        self.forget_checkpoints(job.id);
         Ok(job)
     }
 

@@ -193,6 +193,7 @@ impl Node {
             loop {
                 let unsettled = match job.state() {
                     _ if job.beside().is_some() => "is being replaced",
+                    JobState::Running if job.halt().is_some() => "is being cancelled",
                     JobState::Starting => "is starting",
                     JobState::Recovering => "is recovering",
                     _ if lock(&self.polls).settled(job).is_none() => "counts the past of polls",
@@ -251,24 +252,26 @@ impl Node {
     /// Ends the engine, and waits until another with so many workers has every job where it was.
     fn start_with(&self, workers: usize, jobs: &[Arc<Job>]) -> Result<(), String> {
         self.workers.store(workers, Ordering::Release);
-        let ended = self.running().as_ref().map(|running| running.link.clone());
-        self.planned.store(true, Ordering::Release);
-        if let Some(ended) = &ended {
-            ended.kill();
-        }
         let deadline = Instant::now() + RETURN_WAIT;
-        let is_another = || {
-            let running = self.running();
-            let another =
-                running.as_ref().filter(|running| ended.as_ref().is_none_or(|ended| ended.pid != running.link.pid));
-            another.is_some()
-        };
-        while !is_another() {
+        let (mut ended, mut first) = (None, true);
+        loop {
+            let now = self.running().as_ref().map(|running| (running.link.clone(), running.workers));
+            if let Some((link, has)) = now.filter(|(link, _)| ended != Some(link.pid)) {
+                // Whatever runs at first was started before this; one that ended by itself may have been, too.
+                if !first && has == workers {
+                    break;
+                }
+                self.planned.store(true, Ordering::Release);
+                link.kill();
+                ended = Some(link.pid);
+            }
+            first = false;
             if Instant::now() > deadline || self.is_stopping() {
                 return Err(format!("no engine with {workers} workers has started"));
             }
             std::thread::sleep(LOOK_EVERY);
         }
+        self.planned.store(false, Ordering::Release);
         for job in jobs {
             if !job.wait_for_halt(deadline) || job.is_catching_up() {
                 let error = job.status().error.unwrap_or_else(|| format!("not within {} s", RETURN_WAIT.as_secs()));

@@ -26,6 +26,8 @@ pub struct Running {
     /// Its epochs start here.
     pub first_epoch: Epoch,
     pub epoch_limit: Epoch,
+    /// Its worker threads.
+    pub workers: usize,
     pub ready: bool,
 }
 
@@ -111,8 +113,9 @@ impl Node {
 
     fn start_engine(&self) -> anyhow::Result<(Arc<Link>, BufReader<ChildStdout>)> {
         let (first_epoch, epoch_limit) = self.control.reserve_epochs()?;
+        let workers = self.workers();
         let start = ToEngine::Start {
-            workers: self.workers(),
+            workers,
             hash_key: self.control.hash_key,
             log_dir: self.config.data_dir.clone(),
             checkpoints_dir: self.checkpoints_dir(),
@@ -123,15 +126,15 @@ impl Node {
         // Its start counts as a sign of life: one that hangs before it has given any is noticed too.
         self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
         self.pulse.silence_ms.store(0, Ordering::Release);
-        tracing::info!(pid = link.pid, workers = self.workers(), "the engine was started");
+        tracing::info!(pid = link.pid, workers, "the engine was started");
         for job in self.jobs().iter().filter(|job| is_live(job.state())) {
-            job.set_workers(self.workers());
+            job.set_workers(workers);
             link.command(self.install(job, first_epoch, epoch_limit, self.polls_to_install(job)));
         }
         for plan in self.jobs().iter().filter_map(|job| job.beside_anew()) {
             link.command(install_beside(&plan, first_epoch, epoch_limit));
         }
-        *running = Some(Running { link: link.clone(), first_epoch, epoch_limit, ready: false });
+        *running = Some(Running { link: link.clone(), first_epoch, epoch_limit, workers, ready: false });
         Ok((link, from))
     }
 

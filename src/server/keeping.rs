@@ -76,6 +76,7 @@ async fn restart(State(shared): State<Arc<Shared>>, Name(name): Name, mut query:
 #[serde(deny_unknown_fields)]
 struct ClusterChange {
     /// Worker threads of the engine, 1 to 64.
+    #[schema(minimum = 1, maximum = 64)]
     workers: u64,
 }
 

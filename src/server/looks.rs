@@ -113,7 +113,7 @@ const WHY_CLAIMS_MAX: u64 = 1_000;
         ("job" = String, Path, description = "The job's name"),
         ("subject" = Option<String>, Query, description = "The line's subject"),
         ("group" = Option<String>, Query, description = "Its group; of several parts their JSON array"),
-        ("limit" = Option<u64>, Query, description = "Of at most so many claims; 20 unless said, up to 1,000"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Of at most so many claims; 20 unless said, up to 1,000"),
         ("at" = Option<String>, Query, description = "A record instead: TOPIC/PARTITION/OFFSET"),
     ),
     responses(

@@ -168,7 +168,10 @@ impl Messages {
             }
             (None, None) => self.versions.insert(versions) | 1 << 30,
         };
-        if let Ok((slot, _)) = self.groups[group].find(message) {
+        let said = index.is_some() || what >> 30 != 0;
+        if let Ok((slot, held)) = self.groups[group].find(message)
+            && (said || held != (Held { order, what }))
+        {
             self.groups[group].replace(slot, Held { order, what });
         }
     }

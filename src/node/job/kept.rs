@@ -68,11 +68,15 @@ impl Job {
         Ok(())
     }
 
-    /// Whether a checkpoint is due that is to be taken so often.
+    /// Whether a checkpoint is due that is to be taken so often. While the past of polls is being counted
+    /// none is: it would hold every message again, and nothing of what is counted so far.
     pub fn is_checkpoint_due(&self, every: Duration) -> bool {
         let inner = self.lock();
         let kept = &inner.kept;
-        kept.taking.is_none() && kept.changed && kept.begun.is_none_or(|begun| begun.elapsed() >= every)
+        inner.refill.is_none()
+            && kept.taking.is_none()
+            && kept.changed
+            && kept.begun.is_none_or(|begun| begun.elapsed() >= every)
     }
 
     /// The next checkpoint is due at once.

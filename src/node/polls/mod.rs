@@ -363,7 +363,10 @@ impl Node {
             match event {
                 PollEvent::Opened { poll, from } => passes.opened(&poll, from),
                 PollEvent::Refilling { number, records, of } => passes.refilling(number, records, of),
-                PollEvent::Refilled { number } => return passes.refilled(number),
+                PollEvent::Refilled { number } => {
+                    job.want_checkpoint();
+                    return passes.refilled(number);
+                }
                 PollEvent::RefillFailed { number, error } => {
                     tracing::error!(job = job.name(), "the past of polls could not be read again: {error}");
                     return passes.refill_failed(number, &error);
