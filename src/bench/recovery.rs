@@ -42,8 +42,8 @@ const JOB: &str = r#"
 const PARTITIONS: u64 = 4;
 const DEADLINE: Duration = Duration::from_secs(3_600);
 /// Changed votes: so many at a time, so often, for so long.
-const BATCH: u64 = 50;
-const EVERY: Duration = Duration::from_millis(5);
+const BATCH: u64 = 40;
+const EVERY: Duration = Duration::from_millis(4);
 const CHANGES_FOR: Duration = Duration::from_secs(20);
 
 /// What was measured.
