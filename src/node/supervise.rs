@@ -209,7 +209,10 @@ impl Node {
 
     pub(super) fn on_failed(self: &Arc<Self>, job: &Arc<Job>, id: JobId, error: &str, at: Option<Position>) {
         let running = self.running();
-        job.checkpoint_lost();
+        // One that is written of the job itself while another form of it fails goes on.
+        if job.plan().engine_id == id {
+            job.checkpoint_lost();
+        }
         match job.fail(id, |plan| job_failure(plan, error, at)) {
             Failed::Nothing => {}
             Failed::Job(error) => {

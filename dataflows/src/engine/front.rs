@@ -42,7 +42,10 @@ fn run(shared: &Shared, commands: &Receiver<Command>) {
         match &command {
             Command::Install(install) => {
                 if let Some(place) = &install.keep {
-                    take_up(shared, install.job, place, &|checkpoint| is_of_use(install, checkpoint));
+                    let told = take_up(shared, install.job, place, &|checkpoint| is_of_use(install, checkpoint));
+                    if let Some(told) = told {
+                        Outbox::new(shared.config.deliver.clone(), shared.waiting.clone()).send(told);
+                    }
                 }
             }
             Command::Keep { job, place } => {
@@ -55,9 +58,14 @@ fn run(shared: &Shared, commands: &Receiver<Command>) {
     }
 }
 
-/// Claims a job's place and reads what it goes on from.
-fn take_up(shared: &Shared, job: JobId, place: &Place, is_of_use: &dyn Fn(&Checkpoint) -> Result<(), String>) {
-    let (Some(store), Some(writer)) = (&shared.config.checkpoints, &shared.writer) else { return };
+/// Claims a job's place and reads what it goes on from; answers what is to be told of that.
+fn take_up(
+    shared: &Shared,
+    job: JobId,
+    place: &Place,
+    is_of_use: &dyn Fn(&Checkpoint) -> Result<(), String>,
+) -> Option<EngineEvent> {
+    let (Some(store), Some(writer)) = (&shared.config.checkpoints, &shared.writer) else { return None };
     let mut tries = 0;
     let latest = loop {
         tries += 1;
@@ -73,7 +81,7 @@ fn take_up(shared: &Shared, job: JobId, place: &Place, is_of_use: &dyn Fn(&Check
         Ok(latest) => latest,
         Err(error) => {
             lock(&shared.origins).insert(job, Origin::Refused(error.to_string()));
-            return;
+            return None;
         }
     };
     let loaded = loaded.map(Arc::new);
@@ -82,8 +90,7 @@ fn take_up(shared: &Shared, job: JobId, place: &Place, is_of_use: &dyn Fn(&Check
     if let Some(loaded) = loaded {
         lock(&shared.origins).insert(job, Origin::Checkpoint(loaded));
     }
-    let outbox = Outbox::new(shared.config.deliver.clone(), shared.waiting.clone());
-    outbox.send(EngineEvent::TakenUp { job, from, passed_over });
+    Some(EngineEvent::TakenUp { job, from, passed_over })
 }
 
 /// Whether a job can go on from a checkpoint: its polls must be those that were shown then, and such as
