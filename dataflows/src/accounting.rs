@@ -69,10 +69,11 @@ pub enum Class {
     Counted,
     Superseded,
     Duplicate,
+    Voided,
 }
 
 impl Class {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Class; 5] =
-        [Class::Rejected, Class::Irrelevant, Class::Counted, Class::Superseded, Class::Duplicate];
+    pub const ALL: [Class; 6] =
+        [Class::Rejected, Class::Irrelevant, Class::Counted, Class::Superseded, Class::Duplicate, Class::Voided];
 }

@@ -401,6 +401,14 @@ impl Bench {
         self.restart(workers, Vec::new());
     }
 
+    /// What the job is from its next start on: another form, to which no checkpoint is of use.
+    pub fn reform(&mut self, spec: &JobSpec) {
+        self.install.spec = spec.clone();
+        if let Some(place) = &mut self.install.keep {
+            place.form.push_str(" anew");
+        }
+    }
+
     fn command(&self, command: Command) {
         if let Some(engine) = &self.engine {
             engine.command(command);

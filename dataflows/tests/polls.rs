@@ -6,6 +6,7 @@ use tallyflow_dataflows::engine::{PollChange, Refill};
 use tallyflow_dataflows::ids::Offset;
 use tallyflow_dataflows::results::Filter;
 use tallyflow_dataflows::spec::polls::{Choices, Match, Person, Poll, PollInForce, PollKey, PollsSpec, Reposts};
+use tallyflow_dataflows::spec::voids::Voids;
 use tallyflow_dataflows::spec::{Bound, Dataflow, InputSpec, JobSpec, Keep};
 use tallyflow_dataflows::testing::{Bench, MemoryLog, MemoryRecord, PlainFormats};
 use tallyflow_dataflows::update::PollEvent;
@@ -33,6 +34,7 @@ fn job() -> JobSpec {
         dataflow: Dataflow::Polls(polls),
         inputs: vec![input("posts", "post"), input("votes", "vote")],
         sinks: vec![],
+        voids: Voids::default(),
     }
 }
 

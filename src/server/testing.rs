@@ -78,7 +78,7 @@ impl TestHost {
         };
         let resolved = inputs.iter().map(resolved).collect();
         let dataflow = Dataflow::Polls(PollsSpec::default());
-        let spec = JobSpec { name: name.into(), dataflow, inputs, sinks: Vec::new() };
+        let spec = JobSpec { name: name.into(), dataflow, inputs, sinks: Vec::new(), voids: Voids::default() };
         self.run(Arc::new(Job::new(JobId(2), spec, resolved, 0, (Graph::default(), 0), 1)))
     }
 
@@ -106,7 +106,13 @@ pub fn job(name: &str) -> Arc<Job> {
         ahead: Duration::ZERO,
     };
     let input = InputSpec { topic: "posts".into(), format: "json".into(), from: Bound::Beginning, until: None };
-    let spec = JobSpec { name: name.into(), dataflow: Dataflow::Tally(tally), inputs: vec![input], sinks: Vec::new() };
+    let spec = JobSpec {
+        name: name.into(),
+        dataflow: Dataflow::Tally(tally),
+        inputs: vec![input],
+        sinks: Vec::new(),
+        voids: Voids::default(),
+    };
     let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
     let inputs = vec![InstallInput { topic: "posts".into(), partitions: vec![start], from_ms: None, until_ms: None }];
     Arc::new(Job::new(JobId(1), spec, inputs, 0, (Graph::default(), 0), 1))

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 const MAGIC: &[u8; 16] = b"tallyflow frames";
 /// Of the frames and of what operators write into them.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const HEAD: usize = 20;
 const FRAME_HEAD: usize = 16;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Of manifests.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where a job's checkpoints lie, and of which form of the job they are of use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

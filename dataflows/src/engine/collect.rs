@@ -362,8 +362,13 @@ mod tests {
             top: None,
             ahead: std::time::Duration::ZERO,
         };
-        let job =
-            JobSpec { name: "job".into(), dataflow: Dataflow::Tally(spec.clone()), inputs: vec![], sinks: vec![] };
+        let job = JobSpec {
+            name: "job".into(),
+            dataflow: Dataflow::Tally(spec.clone()),
+            inputs: vec![],
+            sinks: vec![],
+            voids: crate::spec::voids::Voids::default(),
+        };
         let (id, first_epoch, epoch_limit) = (crate::update::JobId(1), Epoch(1), Epoch(9));
         let install = Install {
             job: id,

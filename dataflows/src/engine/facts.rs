@@ -70,6 +70,7 @@ pub struct ClaimChanges {
     pub counted: i64,
     pub superseded: i64,
     pub duplicate: i64,
+    pub voided: i64,
 }
 
 impl ClaimChanges {
@@ -79,6 +80,7 @@ impl ClaimChanges {
         self.counted += other.counted;
         self.superseded += other.superseded;
         self.duplicate += other.duplicate;
+        self.voided += other.voided;
     }
 
     /// Adds `n` claims to a class that a claim can fall to.
@@ -87,6 +89,7 @@ impl ClaimChanges {
             Class::Counted => self.counted += n,
             Class::Superseded => self.superseded += n,
             Class::Duplicate => self.duplicate += n,
+            Class::Voided => self.voided += n,
             Class::Rejected | Class::Irrelevant => unreachable!("records, not claims, are of class {class:?}"),
         }
     }
@@ -116,22 +119,23 @@ pub struct Rejected {
 /// The newest few records of each claim class on one worker: a ring a class, overwritten in place.
 #[derive(Default)]
 pub struct NewestRing {
-    rings: [Vec<(Position, Option<Position>)>; 3],
-    next: [usize; 3],
+    rings: [Vec<(Position, Option<Position>)>; 4],
+    next: [usize; 4],
 }
 
 /// How many of the newest records of each class are kept to be looked at.
 pub const NEWEST_KEPT: usize = 32;
 
 impl NewestRing {
-    const CLASSES: [Class; 3] = [Class::Counted, Class::Superseded, Class::Duplicate];
+    const CLASSES: [Class; 4] = [Class::Counted, Class::Superseded, Class::Duplicate, Class::Voided];
 
     /// Notes a record.
     pub fn push(&mut self, class: Class, position: Position, other: Option<Position>) {
         let at = match class {
             Class::Counted => 0,
             Class::Superseded => 1,
-            _ => 2,
+            Class::Duplicate => 2,
+            _ => 3,
         };
         let (ring, next) = (&mut self.rings[at], &mut self.next[at]);
         if ring.len() < NEWEST_KEPT {

@@ -16,6 +16,7 @@ use crate::operators::tally::Sums;
 use crate::record::RecordRef;
 use crate::spec::Dataflow;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// See the module.
 pub struct Input {
@@ -36,6 +37,8 @@ struct TallyInput {
     dirty: Vec<u32>,
     /// Likewise claims by subject.
     subjects: Vec<u64>,
+    /// Voided claims by subject.
+    voided: BTreeMap<SubjectIndex, i64>,
 }
 
 struct PollInput {
@@ -117,13 +120,13 @@ impl Input {
             Dataflow::Tally(spec) => {
                 let claims = Claims::new(&install.spec, number, formats, job.hash_key).map_err(Failure::new)?;
                 let detailed = spec.is_detailed();
-                let (sums, dirty, subjects) = (Vec::new(), Vec::new(), Vec::new());
+                let (sums, dirty, subjects, voided) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
                 let needs = claims.needs().clone();
-                (needs, Kind::Tally(Box::new(TallyInput { claims, detailed, sums, dirty, subjects })))
+                (needs, Kind::Tally(Box::new(TallyInput { claims, detailed, sums, dirty, subjects, voided })))
             }
             Dataflow::Polls(spec) => {
                 let format = formats.find(format).ok_or_else(|| Failure::new("the format is not known"))?;
-                let judge = PollJudge::new(spec, format, job.hash_key);
+                let judge = PollJudge::new(&install.spec, spec, number, format, job.hash_key).map_err(Failure::new)?;
                 (judge.needs().clone(), Kind::Polls(Box::new(PollInput { judge, lines: Lines::default() })))
             }
         };
@@ -143,7 +146,8 @@ impl Input {
                     Ok(decoded) => input.claims.judge(decoded, &event, &record),
                     Err(reject) => Judged::Rejected(reject.0),
                 };
-                input.judged(judged, position, &record, read);
+                let voided = input.claims.is_voided(position, &event);
+                input.judged(judged, voided, position, &record, read);
             }
             Kind::Polls(input) => {
                 let Some(book) = read.book else { return };
@@ -189,6 +193,19 @@ impl PollInput {
             }
         }
         let says = &mut self.judge.says;
+        if says.voided {
+            let of_version = says.version.take().map(|version| version.lines).unwrap_or_default();
+            let of_version = of_version.chunk_by(|a, b| a.subject == b.subject).map(|lines| lines[0].subject);
+            let of_votes = says.claims.drain(..).map(|claim| claim.line.subject);
+            for subject in of_version.chain(of_votes).chain(says.ones.drain(..).map(|line| line.subject)) {
+                let subject = self.lines.subject_index(subject);
+                let changes = self.lines.subject(subject);
+                changes.claims += 1;
+                changes.voided += 1;
+                read.newest.push(Class::Voided, position, None);
+            }
+            return;
+        }
         read.output.messages.extend(says.version.take());
         read.output.claims.extend(says.claims.drain(..));
         for line in says.ones.drain(..) {
@@ -204,8 +221,22 @@ impl PollInput {
 }
 
 impl TallyInput {
-    fn judged(&mut self, judged: Judged, position: Position, record: &RecordRef<'_>, read: &mut Reading<'_>) {
+    fn judged(
+        &mut self,
+        judged: Judged,
+        voided: bool,
+        position: Position,
+        record: &RecordRef<'_>,
+        read: &mut Reading<'_>,
+    ) {
         match judged {
+            Judged::Matched if voided => {
+                read.records.matched += 1;
+                if let Some(subject) = self.claims.said.subject {
+                    *self.voided.entry(subject).or_default() += 1;
+                }
+                read.newest.push(Class::Voided, position, None);
+            }
             Judged::Matched => {
                 read.records.matched += 1;
                 match self.claims.said.entity {
@@ -215,7 +246,9 @@ impl TallyInput {
             }
             Judged::Irrelevant(reason) => {
                 read.irrelevant(position, reason);
-                read.output.claims.extend(self.claims.replacement(position));
+                if !voided {
+                    read.output.claims.extend(self.claims.replacement(position));
+                }
             }
             Judged::Rejected(reason) => read.rejected(position, record, reason),
         }
@@ -262,6 +295,10 @@ impl TallyInput {
             let subject = names.subject_id(SubjectIndex(index as u32));
             let changes = ClaimChanges { claims: n, counted: n, ..ClaimChanges::default() };
             output.facts.push(Fact::Claims { subject, changes });
+        }
+        for (index, voided) in std::mem::take(&mut self.voided) {
+            let changes = ClaimChanges { claims: voided, voided, ..ClaimChanges::default() };
+            output.facts.push(Fact::Claims { subject: names.subject_id(index), changes });
         }
     }
 }

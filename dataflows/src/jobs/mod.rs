@@ -3,3 +3,4 @@
 pub mod names;
 pub mod polls;
 pub mod tally;
+pub mod voids;

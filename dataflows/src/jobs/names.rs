@@ -12,7 +12,7 @@ use std::hash::{BuildHasher, Hasher};
 pub struct LineIndex(pub u32);
 
 /// A subject as its worker numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SubjectIndex(pub u32);
 
 /// See the module.

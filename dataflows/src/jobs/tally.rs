@@ -4,9 +4,11 @@ use crate::claim::{Add, Claim, EntityHash, HashKey, LineId, More, OrderKey, Posi
 use crate::decode::{Decoded, Event, Formats, Needs, Value};
 use crate::filter::Filter;
 use crate::jobs::names::{LineIndex, Names, SubjectIndex};
+use crate::jobs::voids::Voids;
 use crate::number::Decimal;
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
+use crate::spec::voids::entity_parts;
 use crate::spec::{Aggregate, Dataflow, FAN_OUT_MAX, JobSpec, Keep, TallySpec};
 use crate::time::parse_time;
 use smallvec::SmallVec;
@@ -52,6 +54,7 @@ pub struct Claims {
     claim_id: Option<usize>,
     is_message: bool,
     filter: Option<(Filter, Vec<usize>)>,
+    voids: Voids<EntityHash>,
     needs: Needs,
 }
 
@@ -139,12 +142,18 @@ impl Claims {
             group: slots(&entry.group),
             value: entry.value.as_ref().map(|v| (slots(std::slice::from_ref(&v.pointer))[0], v.negate)),
         });
+        let entries = entries.collect();
+        let parts = entity.len();
         let mut names = Names::new(key);
+        let (distinct, subject) = (slots(&distinct.collect::<Vec<_>>()), slots(&spec.subject));
+        let order = spec.order.as_ref().map(|p| slots(std::slice::from_ref(p))[0]);
+        let (entity, claim_id) = (slots(entity), claim_id.map(|p| slots(&[p])[0]));
+        let voids = Voids::new(job, input, &mut needs, |entity| entity_parts(entity, parts).map(|e| key.entity(&e)))?;
         Ok(Claims {
-            entries: entries.collect(),
-            distinct: slots(&distinct.collect::<Vec<_>>()),
-            subject: slots(&spec.subject),
-            order: spec.order.as_ref().map(|p| slots(std::slice::from_ref(p))[0]),
+            entries,
+            distinct,
+            subject,
+            order,
             job_subject: spec.subject.is_empty().then(|| names.subject(&job.name)),
             names,
             said: Said::default(),
@@ -152,10 +161,11 @@ impl Claims {
             keep: keeping.keep,
             detailed: spec.is_detailed(),
             ahead_ns: i64::try_from(spec.ahead.as_nanos()).unwrap_or(i64::MAX),
-            entity: slots(entity),
-            claim_id: claim_id.map(|p| slots(&[p])[0]),
-            is_message: spec.entity.is_empty() && !entity.is_empty(),
+            is_message: spec.entity.is_empty() && parts > 0,
+            entity,
+            claim_id,
             filter,
+            voids,
             needs,
         })
     }
@@ -245,6 +255,12 @@ impl Claims {
             self.said.distinct.push(hash);
         }
         Ok(Judged::Matched)
+    }
+
+    /// Whether an operator has voided the record that was judged last.
+    pub fn is_voided(&self, position: Position, event: &Event<'_>) -> bool {
+        let entity = &self.said.entity;
+        self.voids.reach(position, event, |voided| entity.as_ref().is_some_and(|entity| voided.contains(entity)))
     }
 
     /// The claim that [`Claims::said`] makes for its entity.

@@ -1,6 +1,7 @@
 //! What a record says: nothing that can be read, nothing that concerns the job, or a claim.
 
 use super::text_bytes;
+use super::voids::Voids;
 use crate::decode::{Decoded, Decoder, Event, Formats, Needs, Value};
 use crate::filter::Filter;
 use crate::number::Decimal;
@@ -28,6 +29,8 @@ pub(super) struct Claim {
     pub contributions: Vec<Contribution>,
     /// By `distinct` of the job file, the event's value with its type.
     pub distinct: Vec<String>,
+    /// The void that reaches its record: it contends with no other claim.
+    pub voided: Option<u64>,
 }
 
 /// What an event adds to one line.
@@ -106,6 +109,7 @@ struct Input {
     entries: Vec<(Vec<Named>, Option<Named>)>,
     distinct: Vec<Named>,
     filter: Vec<usize>,
+    voids: Voids,
 }
 
 /// A slot and what a rejection calls it.
@@ -127,7 +131,7 @@ impl Judge {
     pub fn new(job: &JobSpec, tally: &TallySpec, formats: &dyn Formats) -> Judge {
         let keeping = job.keeping(formats);
         let filter = tally.filter.as_deref().map(Filter::compile);
-        let inputs = job.inputs.iter().zip(&keeping.entities).map(|(input, entity)| {
+        let inputs = job.inputs.iter().zip(&keeping.entities).enumerate().map(|(number, (input, entity))| {
             let mut needs = Needs::default();
             let mut named = |what: &str, p: &Pointer| Named { slot: needs.slot(p), name: format!("{what} {p}") };
             let subject = tally.subject.iter().map(|p| named("subject", p)).collect();
@@ -149,8 +153,9 @@ impl Judge {
             let distinct = distinct.collect();
             let pointers = filter.as_ref().and_then(|f| f.as_ref().ok()).map(Filter::pointers).unwrap_or_default();
             let filter = pointers.iter().map(|p| needs.slot(p)).collect();
+            let voids = Voids::new(job, number, &mut needs);
             let decoder = formats.decoder(&input.format, &needs);
-            Input { decoder, subject, entity, order, id, entries, distinct, filter }
+            Input { decoder, subject, entity, order, id, entries, distinct, filter, voids }
         });
         Judge {
             job: job.name.clone(),
@@ -171,13 +176,23 @@ impl Judge {
             Ok(Decoded::Event) => {}
         }
         match self.read(input, record, event) {
-            Ok(Ok(claim)) => Judgement::Claim(claim),
+            Ok(Ok(claim)) => {
+                let voided = self.voided(input, record, event, &claim.entity);
+                Judgement::Claim(Claim { voided, ..claim })
+            }
             Ok(Err(reason)) => match self.place(input, record, event) {
-                Ok((entity, order)) if self.messages => Judgement::Replaces { entity, order, reason },
+                Ok((entity, order)) if self.messages && self.voided(input, record, event, &entity).is_none() => {
+                    Judgement::Replaces { entity, order, reason }
+                }
                 _ => Judgement::Irrelevant(reason),
             },
             Err(reason) => Judgement::Rejected(reason),
         }
+    }
+
+    fn voided(&self, at: usize, record: &RecordRef<'_>, event: &Event<'_>, entity: &[String]) -> Option<u64> {
+        let names = if entity.is_empty() { Vec::new() } else { vec![joined(entity.to_vec())] };
+        self.inputs[at].voids.of(record, event, &names.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// A deleted message is as one whose newest version concerns no line. Where the record tells no
@@ -189,6 +204,9 @@ impl Judge {
         let untimed = self.inputs[at].order.as_ref().is_some_and(|order| present(event, order).is_err());
         let placed = if untimed { self.placed(at, record, event, None) } else { self.place(at, record, event) };
         match placed {
+            Ok((entity, _)) if self.voided(at, record, event, &entity).is_some() => {
+                Judgement::Irrelevant("a deletion, which is voided")
+            }
             Ok((entity, order)) => Judgement::Replaces { entity, order, reason: "a deletion" },
             Err(reason) => Judgement::Rejected(reason),
         }
@@ -243,7 +261,7 @@ impl Judge {
         let id = input.id.as_ref().and_then(|id| scalar(present(event, id).ok()?));
         let subject = if input.subject.is_empty() { self.job.clone() } else { joined(subject) };
         let event_time = input.order.is_some().then_some(order.0);
-        Ok(Ok(Claim { subject, entity, order, id, event_time, contributions, distinct }))
+        Ok(Ok(Claim { subject, entity, order, id, event_time, contributions, distinct, voided: None }))
     }
 
     /// The entity and what orders its claims.

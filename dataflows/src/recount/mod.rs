@@ -59,6 +59,7 @@ mod share;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod voids;
 pub mod why;
 
 use crate::decode::Formats;
@@ -104,6 +105,8 @@ pub struct SubjectCounts {
     pub claims: u64,
     /// Claims that stand, withdrawals too.
     pub counted: u64,
+    /// Claims that an operator has voided.
+    pub voided: u64,
 }
 
 /// What a recount came to.
@@ -122,7 +125,8 @@ pub struct RecountResult {
     pub matched: u64,
     pub claims: u64,
     pub counted: u64,
-    /// Superseded, duplicate, late and voided together: `claims - counted`.
+    pub voided: u64,
+    /// Superseded, duplicate and late together: `claims - counted - voided`.
     pub rest: u64,
 }
 

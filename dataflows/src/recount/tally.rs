@@ -172,7 +172,9 @@ impl TallyRecount {
                 }
                 Judgement::Claim(claim) => {
                     self.result.matched += 1;
-                    self.subjects.entry(claim.subject.clone()).or_default().claims += 1;
+                    let subject = self.subjects.entry(claim.subject.clone()).or_default();
+                    subject.claims += 1;
+                    subject.voided += u64::from(claim.voided.is_some());
                     Verdict::Matched
                 }
             }
@@ -189,6 +191,7 @@ impl TallyRecount {
 
     fn hold(&mut self, judgement: Judgement) -> Result<(), RecountError> {
         match judgement {
+            Judgement::Claim(Claim { voided: Some(_), .. }) => {}
             Judgement::Claim(claim) if matches!(self.standing, Standing::Every) => {
                 // Nothing takes it back: it need not be remembered.
                 return self.stands(&claim);
@@ -254,6 +257,7 @@ impl TallyRecount {
     pub fn finish(self) -> Result<RecountResult, RecountError> {
         let (lines, totals) = self.lines.finish()?;
         let counted = self.subjects.values().map(|s| s.counted).sum();
+        let voided = self.subjects.values().map(|s| s.voided).sum();
         Ok(RecountResult {
             lines,
             totals,
@@ -265,7 +269,8 @@ impl TallyRecount {
             // In a `tally` job a matched record makes one claim.
             claims: self.result.matched,
             counted,
-            rest: self.result.matched - counted,
+            voided,
+            rest: self.result.matched - counted - voided,
         })
     }
 }

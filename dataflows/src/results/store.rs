@@ -266,11 +266,13 @@ impl JobResults {
         add(&mut claims.counted, changes.counted);
         add(&mut claims.superseded, changes.superseded);
         add(&mut claims.duplicate, changes.duplicate);
+        add(&mut claims.voided, changes.voided);
         let all = &mut self.accounting;
         add(&mut all.claims, changes.claims);
         add(&mut all.counted, changes.counted);
         add(&mut all.superseded, changes.superseded);
         add(&mut all.duplicate, changes.duplicate);
+        add(&mut all.voided, changes.voided);
     }
 
     fn remember(&mut self, recent: Recent) {

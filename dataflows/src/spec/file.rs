@@ -4,6 +4,7 @@ use super::fault::{Fault, Faults, instead, shown};
 use super::polls::PollsSpec;
 use super::section::{Field, Section};
 use super::tree::{self, Kind, Node, Nulls};
+use super::voids::Voids;
 use super::{Bound, Dataflow, InputSpec, JobSpec, SinkSpec, tally, terms};
 use crate::decode::{FormatInfo, Formats};
 use crate::ids::{Offset, PartitionId};
@@ -109,7 +110,7 @@ fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<Jo
     if let (Some(sinks), Some(field)) = (&sinks, root.get("sink")) {
         unshared(sinks, &field, faults);
     }
-    Some(JobSpec { name: name?, dataflow: dataflow?, inputs: inputs?, sinks: sinks? })
+    Some(JobSpec { name: name?, dataflow: dataflow?, inputs: inputs?, sinks: sinks?, voids: Voids::default() })
 }
 
 /// The table of another dataflow than the job's.

@@ -18,6 +18,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod voids;
 pub mod written;
 
 pub use fault::Fault;
@@ -42,6 +43,9 @@ pub struct JobSpec {
     pub inputs: Vec<InputSpec>,
     /// Where its results are written, besides the results store.
     pub sinks: Vec<SinkSpec>,
+    /// What an operator has taken out of it since; none in a job file.
+    #[serde(default)]
+    pub voids: voids::Voids,
 }
 
 /// To how many groups one event may add: over its entries, the product of the numbers of different

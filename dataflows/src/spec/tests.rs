@@ -1,3 +1,4 @@
+use super::voids::Voids;
 use super::*;
 use crate::decode::{Decoder, FormatInfo, Needs};
 use proptest::prelude::*;
@@ -115,6 +116,7 @@ fn revenue() -> JobSpec {
             history_step: Duration::from_secs(10),
             history_keep: Duration::from_secs(7 * 86_400),
         }],
+        voids: Voids::default(),
     }
 }
 

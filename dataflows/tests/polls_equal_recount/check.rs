@@ -9,6 +9,7 @@ use tallyflow_dataflows::recount::{Recount, RecountError, RecountResult};
 use tallyflow_dataflows::results::{Filter, JobResults};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::spec::polls::PollInForce;
+use tallyflow_dataflows::spec::voids::Voids;
 use tallyflow_dataflows::testing::{MemoryLog, PlainFormats};
 
 /// What happened, in the order in which it was seen.
@@ -22,8 +23,8 @@ pub enum Seen {
         added: Vec<PollInForce>,
         removed: usize,
     },
-    /// An engine goes on with these polls, whatever was asked for before.
-    Restarted(Vec<PollInForce>),
+    /// An engine goes on with these polls, whatever was asked for before, and with these voids.
+    Restarted(Vec<PollInForce>, Voids),
     /// A poll was hidden, which a refill is to remove.
     Hidden,
 }
@@ -112,7 +113,7 @@ fn digest(subjects: &BTreeMap<String, Subject>) -> String {
 
 /// Holds updates against recounts of what may be in force.
 pub struct Check<'a> {
-    spec: &'a JobSpec,
+    spec: JobSpec,
     log: &'a MemoryLog,
     /// By poll, how it was shown last and what was asked for since.
     may: BTreeMap<String, Vec<Option<PollInForce>>>,
@@ -121,9 +122,9 @@ pub struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    pub fn new(spec: &'a JobSpec, log: &'a MemoryLog, polls: &[PollInForce]) -> Self {
+    pub fn new(spec: &JobSpec, log: &'a MemoryLog, polls: &[PollInForce]) -> Self {
         let may = polls.iter().map(|poll| (poll.poll.id.clone(), vec![Some(poll.clone())])).collect();
-        Check { spec, log, may, hidden: 0 }
+        Check { spec: spec.clone(), log, may, hidden: 0 }
     }
 
     /// All that was seen, and at the end exactly these polls.
@@ -135,7 +136,8 @@ impl<'a> Check<'a> {
                     self.may.entry(id.clone()).or_insert_with(never).push(state.clone());
                 }
                 Seen::Hidden => self.hidden += 1,
-                Seen::Restarted(polls) => {
+                Seen::Restarted(polls, voids) => {
+                    self.spec.voids = voids.clone();
                     let state = |poll: &PollInForce| (poll.poll.id.clone(), vec![Some(poll.clone())]);
                     self.may = polls.iter().map(state).collect();
                     self.hidden = 0;
@@ -180,7 +182,7 @@ impl<'a> Check<'a> {
         let sum = |of: fn(&ClaimAccounting) -> u64| update.subjects.values().map(|s| of(&s.accounting)).sum::<u64>();
         let of_subjects = [sum(|a| a.claims), sum(|a| a.counted), sum(|a| a.superseded), sum(|a| a.duplicate)];
         assert_eq!([a.claims, a.counted, a.superseded, a.duplicate], of_subjects, "sums over subjects at {told}");
-        assert_eq!((a.late, a.voided), (0, 0), "{told}");
+        assert_eq!((a.late, a.voided), (0, sum(|a| a.voided)), "{told}");
         for subject in update.subjects.keys() {
             assert!(self.may.contains_key(subject), "{subject} is shown at {told}");
         }
@@ -188,7 +190,7 @@ impl<'a> Check<'a> {
         for (id, states) in &mut self.may {
             let shown = update.subjects.get(id);
             let differences: Vec<Option<String>> =
-                states.iter().map(|state| difference(self.spec, self.log, update, shown, state.as_ref())).collect();
+                states.iter().map(|state| difference(&self.spec, self.log, update, shown, state.as_ref())).collect();
             match differences.iter().position(Option::is_none) {
                 // What was before does not come back.
                 Some(is) => drop(states.drain(..is)),
@@ -200,10 +202,12 @@ impl<'a> Check<'a> {
         }
         if self.hidden == 0 && self.may.values().all(|states| states.len() == 1) {
             let polls: Vec<PollInForce> = self.may.values().filter_map(|states| states[0].clone()).collect();
-            let want = recount(self.spec, self.log, &polls, &update.offsets);
-            let is = [a.read, a.rejected, a.irrelevant, a.matched, a.claims, a.counted, a.superseded + a.duplicate];
-            let w = [want.read, want.rejected, want.irrelevant, want.matched, want.claims, want.counted, want.rest];
-            assert_eq!(is, w, "read, rejected, irrelevant, matched, claims, counted, rest at {told}");
+            let want = recount(&self.spec, self.log, &polls, &update.offsets);
+            let rest = a.superseded + a.duplicate;
+            let is = [a.read, a.rejected, a.irrelevant, a.matched, a.claims, a.counted, a.voided, rest];
+            let w = &want;
+            let w = [w.read, w.rejected, w.irrelevant, w.matched, w.claims, w.counted, w.voided, w.rest];
+            assert_eq!(is, w, "read, rejected, irrelevant, matched, claims, counted, voided, rest at {told}");
         }
     }
 }
@@ -230,8 +234,8 @@ fn difference(
     });
     let counts = want.subjects[id];
     let a = &shown.accounting;
-    let is = (&shown.lines, shown.total.clone(), a.claims, a.counted, a.is_even());
+    let is = (&shown.lines, shown.total.clone(), a.claims, a.counted, a.voided, a.is_even());
     let lines = lines.collect();
-    let wanted = (&lines, Some(want.totals[id].to_string()), counts.claims, counts.counted, true);
+    let wanted = (&lines, Some(want.totals[id].to_string()), counts.claims, counts.counted, counts.voided, true);
     (is != wanted).then(|| format!("version {} is {is:?}, should be {wanted:?}", poll.version))
 }

@@ -2,7 +2,7 @@
 //! and waits for where an opened poll begins.
 
 use super::check::{Check, Seen, Update};
-use super::program::{AHEAD_MS, Edit, From, Kind, Program, Record, START_MS, Step, Terms, Wait};
+use super::program::{AHEAD_MS, Edit, From, Kind, Program, Record, START_MS, Step, Terms, Wait, What};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::source::{Budget, PartitionSource, Polled, Source, SourceError, TopicState, Waker};
 use tallyflow_dataflows::spec::polls::{Choices, Match, Poll, PollInForce, PollKey, PollsSpec, Reposts};
+use tallyflow_dataflows::spec::voids::{Voided, Voids};
 use tallyflow_dataflows::spec::{Bound, Dataflow, InputSpec, JobSpec, Keep};
 use tallyflow_dataflows::testing::{Bench, MemoryLog, MemoryRecord, PlainFormats};
 use tallyflow_dataflows::update::PollEvent;
@@ -43,6 +44,7 @@ pub fn spec() -> JobSpec {
         dataflow: Dataflow::Polls(polls),
         inputs: vec![input(POSTS, "post"), input(VOTES, "vote")],
         sinks: vec![],
+        voids: Voids::default(),
     }
 }
 
@@ -99,6 +101,22 @@ impl Writer {
         self.offsets(|topic, p| self.log.offset_at(topic, PartitionId(p as u32), ms).expect("the log answers"))
     }
 
+    /// A void as an operator says it.
+    fn voided(&self, what: What) -> Voided {
+        match what {
+            What::Entity(entity) => Voided::Entity([entity.to_owned()].into()),
+            What::Where(source) => Voided::Where(source.to_owned()),
+            What::Offsets { posts, partition, from, to } => {
+                let topic = if posts { POSTS } else { VOTES };
+                let ends = &self.from(From::End)[usize::from(!posts)];
+                let partition = partition % ends.len();
+                let part = |sixteenths: u64| Offset(ends[partition].0 * sixteenths / 16);
+                let (from, to) = (part(from), part(to));
+                Voided::Offsets { topic: topic.to_owned(), partition: PartitionId(partition as u32), from, to }
+            }
+        }
+    }
+
     fn poll(&self, id: usize, terms: &Terms, opens_in_ms: i64) -> Poll {
         let ns = |in_ms: i64| (self.clock_ms + in_ms) * 1_000_000;
         let opens_ns = ns(opens_in_ms);
@@ -121,6 +139,8 @@ impl Writer {
 
 /// A program under way.
 struct Node {
+    /// The job as it is now.
+    spec: JobSpec,
     bench: Bench,
     writer: Writer,
     seen: Rc<RefCell<Vec<Seen>>>,
@@ -162,6 +182,7 @@ pub fn run(program: &Program, workers: usize) {
     };
     let by_id = |poll: &PollInForce| (poll.poll.id.clone(), poll.clone());
     let mut node = Node {
+        spec: spec.clone(),
         bench,
         writer,
         seen,
@@ -246,21 +267,22 @@ impl Node {
                     self.until(|node| node.bench.is_checkpointed());
                 }
             }
-            Step::Restart(workers) => {
-                self.until(|node| node.bench.is_checkpointed());
-                // What was told before it ended belongs to what it told it of.
-                self.bench.end();
-                while self.bench.take_one() {
-                    self.take_events();
+            Step::Restart(workers) => self.restart(*workers, None),
+            Step::Void(what) => {
+                let mut spec = self.spec.clone();
+                let what = self.writer.voided(*what);
+                let ends =
+                    [(POSTS, self.writer.from(From::End)[0].clone()), (VOTES, self.writer.from(From::End)[1].clone())];
+                let ends = ends.into_iter().map(|(topic, ends)| (topic.to_owned(), ends)).collect();
+                if spec.voids.add(&self.spec, what, "a test", 0, ends).is_ok() {
+                    self.restart(2, Some(spec));
                 }
-                let polls: Vec<PollInForce> = self.polls.values().cloned().collect();
-                self.bench.restart(*workers, polls.clone());
-                self.running = None;
-                self.waiting.number += 1;
-                self.waiting.add.clear();
-                self.waiting.remove.clear();
-                self.shown = polls.iter().map(|poll| (poll.poll.id.clone(), poll.key())).collect();
-                self.seen.borrow_mut().push(Seen::Restarted(polls));
+            }
+            Step::Unvoid(id) => {
+                let mut spec = self.spec.clone();
+                if spec.voids.take_back(*id) {
+                    self.restart(2, Some(spec));
+                }
             }
             Step::Seal => {
                 self.until(Node::is_idle);
@@ -270,6 +292,28 @@ impl Node {
                 self.bench.polls(PollChange::Seal(keys));
             }
         }
+    }
+
+    /// The engine ends wherever it is, and another goes on, with other voids perhaps.
+    fn restart(&mut self, workers: usize, spec: Option<JobSpec>) {
+        self.until(|node| node.bench.is_checkpointed());
+        // What was told before it ended belongs to what it told it of.
+        self.bench.end();
+        while self.bench.take_one() {
+            self.take_events();
+        }
+        if let Some(spec) = spec {
+            self.bench.reform(&spec);
+            self.spec = spec;
+        }
+        let polls: Vec<PollInForce> = self.polls.values().cloned().collect();
+        self.bench.restart(workers, polls.clone());
+        self.running = None;
+        self.waiting.number += 1;
+        self.waiting.add.clear();
+        self.waiting.remove.clear();
+        self.shown = polls.iter().map(|poll| (poll.poll.id.clone(), poll.key())).collect();
+        self.seen.borrow_mut().push(Seen::Restarted(polls, self.spec.voids.clone()));
     }
 
     fn next_version(&mut self, id: &str) -> u32 {

@@ -41,6 +41,23 @@ pub enum Step {
     Checkpoint(bool),
     /// The engine ends wherever it is, and another goes on with so many workers.
     Restart(usize),
+    /// An operator voids what these say, or takes a void back; the engine goes on anew.
+    Void(What),
+    Unvoid(u64),
+}
+
+/// What is voided.
+#[derive(Clone, Copy, Debug)]
+pub enum What {
+    Entity(&'static str),
+    /// Of a partition of the posts or the votes, from such a part of its offsets on to such a part, in 16ths.
+    Offsets {
+        posts: bool,
+        partition: usize,
+        from: u64,
+        to: u64,
+    },
+    Where(&'static str),
 }
 
 /// What is waited for after a step.
@@ -259,6 +276,16 @@ fn from() -> impl Strategy<Value = From> {
     prop_oneof![Just(From::Beginning), Just(From::End)]
 }
 
+fn what() -> impl Strategy<Value = What> {
+    let offsets = (any::<bool>(), 0..3usize, 0..16u64, 1..17u64);
+    prop_oneof![
+        3 => pick(&["a0", "a1", "0", "1", "2"]).prop_map(What::Entity),
+        2 => offsets.prop_map(|(posts, partition, from, to)| What::Offsets { posts, partition, from, to }),
+        2 => pick(&["event.author == 'a0'", "event.option == 'happy'", "event.id == 1 || event.id == 'i0'"])
+            .prop_map(What::Where),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let poll = || 0..3usize;
     prop_oneof![
@@ -270,6 +297,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Seal),
         2 => any::<bool>().prop_map(Step::Checkpoint),
         2 => (1..4usize).prop_map(Step::Restart),
+        2 => what().prop_map(Step::Void),
+        1 => (1..4u64).prop_map(Step::Unvoid),
     ]
 }
 

@@ -3,16 +3,18 @@
 use crate::claim::{Add, Claim, EntityHash, HashKey, LineId, More, OrderKey, Position};
 use crate::decode::{Event, FormatInfo, Needs, Value};
 use crate::jobs::polls::book::{Book, Concerned};
+use crate::jobs::voids::Voids;
 use crate::number::SCALE;
 use crate::operators::match_options::{Found, Scratch};
 use crate::operators::messages::Version;
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
-use crate::spec::Keep;
 use crate::spec::polls::{Choices, PollsSpec, Reposts};
+use crate::spec::{JobSpec, Keep};
 use crate::time::parse_time;
 use smallvec::SmallVec;
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 type Reason = Cow<'static, str>;
 
@@ -40,6 +42,8 @@ pub struct Says {
     pub claims: SmallVec<[Claim; 1]>,
     /// Lines that a vote without voter and id adds one to.
     pub ones: SmallVec<[LineId; 1]>,
+    /// Whether an operator has voided the record, with all that it says.
+    pub voided: bool,
 }
 
 /// Judges the records of one input of a `polls` job on one worker.
@@ -47,6 +51,7 @@ pub struct PollJudge {
     pub says: Says,
     key: HashKey,
     ahead_ns: i64,
+    voids: Voids<String>,
     needs: Needs,
     at: usize,
     kind: Kind,
@@ -72,7 +77,14 @@ pub struct Place {
 }
 
 impl PollJudge {
-    pub fn new(spec: &PollsSpec, format: FormatInfo, key: HashKey) -> Self {
+    /// Of a job's input with that place. Errors: see [`Voids::new`].
+    pub fn new(
+        job: &JobSpec,
+        spec: &PollsSpec,
+        input: usize,
+        format: FormatInfo,
+        key: HashKey,
+    ) -> Result<Self, String> {
         let mut needs = Needs::default();
         let mut slot = |name: &str| needs.slot(&Pointer::from_tokens(vec![name.to_owned()]));
         let at = slot("at");
@@ -82,16 +94,18 @@ impl PollJudge {
         } else {
             Kind::Vote { poll: slot("poll"), voter: slot("voter"), option: slot("option"), id: slot("id") }
         };
-        PollJudge {
+        let voids = Voids::new(job, input, &mut needs, |entity| Some(entity.to_owned()))?;
+        Ok(PollJudge {
             says: Says::default(),
             key,
             ahead_ns: i64::try_from(spec.ahead.as_nanos()).unwrap_or(i64::MAX),
+            voids,
             needs,
             at,
             kind,
             found: Vec::new(),
             scratch: Scratch::default(),
-        }
+        })
     }
 
     /// What the decoder is to fill the slots of an event with.
@@ -108,7 +122,18 @@ impl PollJudge {
             Kind::Message { .. } => self.message(event, record, place, book),
             Kind::Vote { .. } => self.vote(event, record, place, book),
         };
+        self.says.voided = self.is_voided(event, place.position);
         judged.unwrap_or_else(Outcome::Rejected)
+    }
+
+    /// An entity is a vote's voter, a message's author and the message itself.
+    fn is_voided(&self, event: &Event<'_>, position: Position) -> bool {
+        self.voids.reach(position, event, |voided: &HashSet<String>| match self.kind {
+            Kind::Message { id, author, .. } => {
+                [id, author].iter().any(|slot| message_name(event, *slot, "").is_ok_and(|name| voided.contains(name)))
+            }
+            Kind::Vote { voter, .. } => name(event, voter, "").is_ok_and(|name| voided.contains(name)),
+        })
     }
 
     fn message(

@@ -30,7 +30,7 @@ use crate::spec::JobSpec;
 use crate::spec::polls::{PollInForce, PollsSpec};
 use matching::Reading;
 use poll::{Counting, Version};
-use read::{Reader, Said};
+use read::{Heard, Reader, Said};
 use std::collections::HashMap;
 
 /// A recount of polls under way.
@@ -84,7 +84,9 @@ impl PollsRecount {
     pub fn record(&mut self, input: usize, record: &RecordRef<'_>) -> Option<Verdict> {
         let said = self.reader.read(input, record);
         if self.is_second {
-            if let Ok(Some((Said::Message { id, .. } | Said::Deletion { id }, order))) = said {
+            if let Ok(Some(Heard { said: Said::Message { id, .. } | Said::Deletion { id }, order, voided: None })) =
+                said
+            {
                 self.replace(&id, order, record.timestamp_ms);
             }
             return None;
@@ -92,7 +94,7 @@ impl PollsRecount {
         let verdict = match said {
             Err(reason) => Verdict::Rejected(reason),
             Ok(None) => Verdict::Irrelevant,
-            Ok(Some((said, order))) => match self.claims(said, order, record.timestamp_ms) {
+            Ok(Some(heard)) => match self.claims(heard, record.timestamp_ms) {
                 true => Verdict::Matched,
                 false => Verdict::Irrelevant,
             },
@@ -110,7 +112,7 @@ impl PollsRecount {
     }
 
     /// Takes what a record says; whether that is a claim in any poll, of whatever share.
-    fn claims(&mut self, said: Said, order: Order, timestamp_ms: i64) -> bool {
+    fn claims(&mut self, Heard { said, order, voided }: Heard, timestamp_ms: i64) -> bool {
         let (share, is_first) = (self.share, self.pass == 1);
         let in_range = self.polls.iter_mut().enumerate().filter(|(_, poll)| poll.in_range(order, timestamp_ms));
         match said {
@@ -119,7 +121,10 @@ impl PollsRecount {
                 let Some((_, poll)) = in_range.into_iter().find(|(_, poll)| poll.id() == of) else { return false };
                 let Some(option) = poll.voted_for(option.as_deref()) else { return false };
                 if is_first {
-                    poll.claimed();
+                    poll.claimed(voided);
+                }
+                if voided.is_some() {
+                    return true;
                 }
                 let (added, dropped) = poll.vote(share, is_first, (&voter, id.as_deref()), option, order);
                 self.bytes = self.bytes + added - dropped;
@@ -135,9 +140,9 @@ impl PollsRecount {
                     }
                     any = true;
                     if is_first {
-                        poll.claimed();
+                        poll.claimed(voided);
                     }
-                    if share.holds(poll.share_of(&id, &author)) {
+                    if voided.is_none() && share.holds(poll.share_of(&id, &author)) {
                         let version = Version { author: author.clone(), order, options };
                         let versions = self.messages.entry(id.clone()).or_insert_with(|| {
                             self.bytes += ENTRY_BYTES + text_bytes(&id);
@@ -225,12 +230,13 @@ impl PollsRecount {
             for (option, count) in counted.lines {
                 result.lines.insert((counted.id.clone(), option), vec![Some(Decimal::from_int(count))]);
             }
-            let counts = SubjectCounts { claims: counted.claims, counted: counted.counted };
+            let counts = SubjectCounts { claims: counted.claims, counted: counted.counted, voided: counted.voided };
             result.subjects.insert(counted.id, counts);
             result.claims += counts.claims;
             result.counted += counts.counted;
+            result.voided += counts.voided;
         }
-        result.rest = result.claims - result.counted;
+        result.rest = result.claims - result.counted - result.voided;
         result
     }
 }

@@ -18,6 +18,7 @@ pub(super) struct Counting {
     counts: Vec<i64>,
     claims: u64,
     counted: u64,
+    voided: u64,
 }
 
 #[derive(Clone)]
@@ -35,6 +36,7 @@ pub(super) struct Counted {
     pub lines: Vec<(String, i64)>,
     pub claims: u64,
     pub counted: u64,
+    pub voided: u64,
 }
 
 /// A version of a message that makes a claim, and no newer one of it is known.
@@ -75,6 +77,7 @@ impl Counting {
             counts: vec![0; in_force.poll.options.len()],
             claims: 0,
             counted: 0,
+            voided: 0,
         }
     }
 
@@ -116,9 +119,10 @@ impl Counting {
         self.in_force.poll.options.get(place).map_or("", String::as_str)
     }
 
-    /// Counts a claim that was made.
-    pub fn claimed(&mut self) {
+    /// Counts a claim that was made, and perhaps voided.
+    pub fn claimed(&mut self, voided: Option<u64>) {
         self.claims += 1;
+        self.voided += u64::from(voided.is_some());
     }
 
     /// The option that a vote is for, none for a withdrawal; `None` where it makes no claim.
@@ -232,6 +236,12 @@ impl Counting {
 
     pub fn finish(self) -> Counted {
         let lines = self.in_force.poll.options.iter().cloned().zip(self.counts);
-        Counted { id: self.in_force.poll.id, lines: lines.collect(), claims: self.claims, counted: self.counted }
+        Counted {
+            id: self.in_force.poll.id,
+            lines: lines.collect(),
+            claims: self.claims,
+            counted: self.counted,
+            voided: self.voided,
+        }
     }
 }

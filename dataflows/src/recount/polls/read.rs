@@ -4,6 +4,7 @@ use crate::decode::{Decoded, Decoder, Event, Formats, Needs, Value};
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
 use crate::recount::judge::{Named, Order, no_scalar, present, scalar};
+use crate::recount::voids::Voids;
 use crate::spec::JobSpec;
 use crate::time::parse_time;
 use std::time::Duration;
@@ -30,10 +31,19 @@ pub(super) enum Said {
     },
 }
 
+/// A record that was read.
+pub(super) struct Heard {
+    pub said: Said,
+    pub order: Order,
+    /// The void that reaches it, whatever it says.
+    pub voided: Option<u64>,
+}
+
 /// Reads the records of a job's inputs.
 pub(super) struct Reader {
     ahead_ns: i128,
     inputs: Vec<Input>,
+    voids: Vec<Voids>,
 }
 
 enum Input {
@@ -58,7 +68,8 @@ enum Input {
 
 impl Reader {
     pub fn new(job: &JobSpec, ahead: Duration, formats: &dyn Formats) -> Reader {
-        let inputs = job.inputs.iter().map(|input| {
+        let mut voids = Vec::new();
+        let inputs = job.inputs.iter().enumerate().map(|(number, input)| {
             let mut needs = Needs::default();
             let mut member = |name: &str| {
                 let pointer = Pointer::from_tokens(vec![name.to_owned()]);
@@ -67,21 +78,23 @@ impl Reader {
             if formats.find(&input.format).is_some_and(|format| format.message_id.is_some()) {
                 let (id, author, text) = (member("id"), member("author"), member("text"));
                 let (hashtags, at, repost) = (member("hashtags"), member("at"), member("repost"));
+                voids.push(Voids::new(job, number, &mut needs));
                 let decoder = formats.decoder(&input.format, &needs);
                 Input::Messages { decoder, id, author, text, hashtags, at, repost }
             } else {
                 let (poll, voter, option) = (member("poll"), member("voter"), member("option"));
                 let (at, id) = (member("at"), member("id"));
+                voids.push(Voids::new(job, number, &mut needs));
                 let decoder = formats.decoder(&input.format, &needs);
                 Input::Votes { decoder, poll, voter, option, at, id }
             }
         });
-        Reader { ahead_ns: i128::try_from(ahead.as_nanos()).unwrap_or(i128::MAX), inputs: inputs.collect() }
+        let inputs = inputs.collect();
+        Reader { ahead_ns: i128::try_from(ahead.as_nanos()).unwrap_or(i128::MAX), inputs, voids }
     }
 
-    /// What the record says, and its place in the order; an error is why it is rejected, `None` that it is
-    /// no event.
-    pub fn read(&mut self, input: usize, record: &RecordRef<'_>) -> Result<Option<(Said, Order)>, String> {
+    /// What the record says; an error is why it is rejected, `None` that it is no event.
+    pub fn read(&mut self, input: usize, record: &RecordRef<'_>) -> Result<Option<Heard>, String> {
         let mut event = Event::default();
         let decoder = match &mut self.inputs[input] {
             Input::Messages { decoder, .. } | Input::Votes { decoder, .. } => decoder,
@@ -119,7 +132,19 @@ impl Reader {
         if time - logged_ns(record) > self.ahead_ns {
             return Err("/at is too far ahead of the log".into());
         }
-        Ok(Some((said, (time, input, record.partition.0, record.offset.0))))
+        let order = (time, input, record.partition.0, record.offset.0);
+        // A deletion that knows its message's author is the author's too.
+        let author = match &self.inputs[input] {
+            Input::Messages { author, .. } => text_or_number(event, author).ok(),
+            Input::Votes { .. } => None,
+        };
+        let entities = match &said {
+            Said::Message { id, .. } | Said::Deletion { id } => [Some(id.as_str()), author.as_deref()],
+            Said::Vote { voter, .. } => [Some(voter.as_str()), None],
+        };
+        let entities: Vec<&str> = entities.into_iter().flatten().collect();
+        let voided = self.voids[input].of(record, event, &entities);
+        Ok(Some(Heard { said, order, voided }))
     }
 }
 

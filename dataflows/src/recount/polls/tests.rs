@@ -5,6 +5,7 @@ use crate::ids::{Offset, PartitionId};
 use crate::recount::Recount;
 use crate::recount::why::{Answer, At, Fate, Question, Says, Why};
 use crate::spec::polls::{Choices, Match, Person, Poll, Reposts};
+use crate::spec::voids::Voids;
 use crate::spec::{Bound, Dataflow, InputSpec, Keep};
 use crate::testing::PlainFormats;
 use proptest::prelude::*;
@@ -34,6 +35,7 @@ fn job() -> JobSpec {
         dataflow: Dataflow::Polls(polls),
         inputs: vec![input("posts", "post"), input("votes", "vote")],
         sinks: vec![],
+        voids: Voids::default(),
     }
 }
 

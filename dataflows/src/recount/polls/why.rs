@@ -8,7 +8,7 @@
 
 use super::Counting;
 use super::matching::Reading;
-use super::read::{Reader, Said};
+use super::read::{self, Reader, Said};
 use crate::decode::Formats;
 use crate::number::Decimal;
 use crate::record::RecordRef;
@@ -56,6 +56,8 @@ struct Claim {
     /// Of a vote, its id.
     of: Of,
     options: Vec<usize>,
+    /// The void that reaches it.
+    voided: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -134,7 +136,7 @@ impl PollsWhy {
         3
     }
 
-    fn hear(&self, said: Said, order: Order, timestamp_ms: i64) -> Heard {
+    fn hear(&self, read::Heard { said, order, voided }: read::Heard, timestamp_ms: i64) -> Heard {
         let only = self.poll;
         let in_range = self
             .polls
@@ -144,7 +146,9 @@ impl PollsWhy {
         match said {
             Said::Deletion { id } => {
                 let polls = in_range.map(|(place, _)| place).collect();
-                Heard { order, claims: Vec::new(), message: Some((id, polls)), reason: "a deletion" }
+                let reason = if voided.is_some() { "a deletion, which is voided" } else { "a deletion" };
+                let message = voided.is_none().then_some((id, polls));
+                Heard { order, claims: Vec::new(), message, reason }
             }
             Said::Message { id, author, text, hashtags, repost } => {
                 let reading = Reading::new(&text, &hashtags);
@@ -154,11 +158,12 @@ impl PollsWhy {
                     let options: Vec<usize> = poll.spoken_to(&reading, repost).into_iter().collect();
                     if !options.is_empty() {
                         let (person, of) = (author.clone(), Of::Message(id.clone()));
-                        claims.push(Claim { poll: place, order, person, of, options });
+                        claims.push(Claim { poll: place, order, person, of, options, voided });
                     }
                 }
                 let reason = if polls.is_empty() { "it lies in no poll's time" } else { "it speaks to no option" };
-                Heard { order, claims, message: Some((id, polls)), reason }
+                let message = voided.is_none().then_some((id, polls));
+                Heard { order, claims, message, reason }
             }
             Said::Vote { poll: of, voter, option, id } => {
                 let mut heard =
@@ -169,7 +174,8 @@ impl PollsWhy {
                         None => heard.reason = "the poll has no such option, or no withdrawals",
                         Some(option) => {
                             let options = option.into_iter().collect();
-                            heard.claims.push(Claim { poll: place, order, person: voter, of: Of::Vote(id), options });
+                            let of = Of::Vote(id);
+                            heard.claims.push(Claim { poll: place, order, person: voter, of, options, voided });
                         }
                     }
                 }
@@ -188,8 +194,9 @@ impl PollsWhy {
             let (verdict, reason) = match said {
                 Err(reason) => (Verdict::Rejected(reason), None),
                 Ok(None) => (Verdict::Irrelevant, Some("it is no event")),
-                Ok(Some((said, order))) => {
-                    let heard = self.hear(said, order, record.timestamp_ms);
+                Ok(Some(said)) => {
+                    let order = said.order;
+                    let heard = self.hear(said, record.timestamp_ms);
                     if heard.claims.is_empty() {
                         self.quiet = heard.message.map(|(id, polls)| (id, order, polls));
                         (Verdict::Irrelevant, Some(heard.reason))
@@ -202,8 +209,8 @@ impl PollsWhy {
             self.record = Some(RecordFate { verdict, reason, replaced: None });
             return;
         }
-        let Ok(Some((said, order))) = said else { return };
-        let heard = self.hear(said, order, record.timestamp_ms);
+        let Ok(Some(said)) = said else { return };
+        let heard = self.hear(said, record.timestamp_ms);
         match self.step {
             Step::Claims => self.keep_newest(heard),
             Step::Persons => heard.claims.into_iter().for_each(|claim| self.of_person(claim)),
@@ -230,6 +237,9 @@ impl PollsWhy {
     }
 
     fn of_person(&mut self, claim: Claim) {
+        if claim.voided.is_some() {
+            return;
+        }
         let Some(holder) = claim.holder(self.polls[claim.poll].keep()) else { return };
         let key = (claim.poll, holder);
         let bytes = claim.bytes();
@@ -265,7 +275,7 @@ impl PollsWhy {
         match self.step {
             Step::Claims => {
                 self.step = Step::Persons;
-                for claim in self.claims.values() {
+                for claim in self.claims.values().filter(|claim| claim.voided.is_none()) {
                     let Some(holder) = claim.holder(self.polls[claim.poll].keep()) else { continue };
                     match claim.of {
                         Of::Vote(_) => drop(self.votes.entry((claim.poll, holder)).or_default()),
@@ -332,6 +342,7 @@ impl PollsWhy {
         for claim in self.claims.into_values().rev() {
             let poll = &self.polls[claim.poll];
             let (fate, by, replaced) = match &claim.of {
+                _ if let Some(void) = claim.voided => (Fate::Voided(void), None, None),
                 Of::Vote(_) => of_votes.get(&(claim.poll, claim.order)).copied().unwrap_or(counted),
                 Of::Message(id) => {
                     let (fate, by, before) = version(claim.poll, id, claim.order).unwrap_or(counted);

@@ -101,6 +101,8 @@ pub enum Fate {
     Superseded,
     /// It says what another says, which is in its place.
     Duplicate,
+    /// An operator has voided its record, by the void of this id.
+    Voided(u64),
 }
 
 /// Another record.

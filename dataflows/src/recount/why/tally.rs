@@ -50,6 +50,7 @@ impl TallyWhy {
         let judgement = self.judge.judge(input, record, &mut event);
         if let Some(told) = &mut self.told {
             let (entity, said) = match judgement {
+                Judgement::Claim(Claim { voided: Some(_), .. }) => return,
                 Judgement::Claim(claim) => {
                     let says = if claim.contributions.is_empty() { Says::Withdrawal } else { Says::Contribution };
                     let said = Told { order: claim.order, key: format!("{:?}", claim.key()), says };
@@ -119,7 +120,11 @@ impl TallyWhy {
         }
         let has_entity = self.keep != Keep::All;
         let claims = self.claims.into_values().rev().map(|claim| {
-            let (fate, by, replaced) = all.get(&claim.order).copied().unwrap_or((Fate::Counted, None, None));
+            let found = match claim.voided {
+                Some(id) => Some((Fate::Voided(id), None, None)),
+                None => all.get(&claim.order).copied(),
+            };
+            let (fate, by, replaced) = found.unwrap_or((Fate::Counted, None, None));
             ClaimFate {
                 at: At::of(claim.order),
                 time_ns: claim.order.0,

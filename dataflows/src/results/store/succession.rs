@@ -33,6 +33,7 @@ impl JobResults {
             counted: -(c.counted as i64),
             superseded: -(c.superseded as i64),
             duplicate: -(c.duplicate as i64),
+            voided: -(c.voided as i64),
         };
         self.count(place, changes);
         let subject = &mut self.subjects[place as usize];
@@ -174,6 +175,7 @@ impl JobResults {
                 counted: c.counted as i64,
                 superseded: c.superseded as i64,
                 duplicate: c.duplicate as i64,
+                voided: c.voided as i64,
             };
             update.claims.push((id, changes));
         }

@@ -154,7 +154,8 @@ fn the_engine_and_a_recount_come_to_what_the_feed_says() {
         grace: Duration::from_secs(300),
         ahead: Duration::from_secs(3_600),
     };
-    let job = JobSpec { name: "polls".into(), dataflow: Dataflow::Polls(spec), inputs: vec![input], sinks: vec![] };
+    let (name, dataflow) = ("polls".into(), Dataflow::Polls(spec));
+    let job = JobSpec { name, dataflow, inputs: vec![input], sinks: vec![], voids: Default::default() };
     let moods = Poll {
         id: "moods".into(),
         title: "Moods".into(),
