@@ -51,6 +51,10 @@ pub enum Command {
     Recount(NameArgs),
     /// Where a number comes from, or what became of one record
     Why(WhyArgs),
+    /// Void what should not have counted; every number is then as if it had not been there
+    Void(VoidArgs),
+    /// Take a void back
+    Unvoid(UnvoidArgs),
     /// Make, list, close and delete polls, and vote in them
     #[command(subcommand)]
     Poll(PollCommand),
@@ -303,6 +307,42 @@ pub struct WhyArgs {
     pub limit: Option<u64>,
     #[arg(long, default_value = "table")]
     pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["entity", "from", "expression"]))]
+pub struct VoidArgs {
+    /// The job
+    pub name: String,
+    /// All that it has said so far, as `why` writes it; in a job of polls a voter, an author or a message's id. May be repeated
+    #[arg(long, value_name = "E")]
+    pub entity: Vec<String>,
+    /// The first record of a range
+    #[arg(long, value_name = "TOPIC/P/OFFSET", requires = "to")]
+    pub from: Option<RecordPlace>,
+    /// The offset after the last of the range
+    #[arg(long, value_name = "OFFSET", requires = "from")]
+    pub to: Option<u64>,
+    /// Records so far for which this CEL expression over `event` is true
+    #[arg(long = "where", value_name = "CEL")]
+    pub expression: Option<String>,
+    /// Why these do not count; shown wherever they are
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    #[arg(long, default_value = "table")]
+    pub format: Format,
+    #[command(flatten)]
+    pub server: ServerArg,
+}
+
+#[derive(Debug, Args)]
+pub struct UnvoidArgs {
+    /// The job
+    pub name: String,
+    /// The void's id, as `tallyflow job NAME` shows it
+    pub id: u64,
     #[command(flatten)]
     pub server: ServerArg,
 }

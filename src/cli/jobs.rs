@@ -5,7 +5,7 @@ use super::args::{Format, Mode, SubmitArgs};
 use super::client::{Client, RequestError, read};
 use super::output::{Rows, accounting_lines, json_list, line, plain};
 use super::replace;
-use super::why;
+use super::{voids, why};
 use crate::node::job::JobStatus;
 use crate::node::{Difference, Recounted};
 use anyhow::{Context, anyhow};
@@ -191,6 +191,7 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
         line("")?;
         rows.print()?;
     }
+    voids::print(client, name).await?;
     if let Some(history) = &job.history {
         let since = history.oldest.as_deref().unwrap_or("-");
         line(format_args!("\nhistory   {} points since {}, {} bytes", history.points, plain(since), history.bytes))?;

@@ -17,6 +17,7 @@ mod results;
 mod serve;
 mod time;
 mod topics;
+mod voids;
 mod watch;
 mod why;
 
@@ -93,6 +94,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Recount(args) => {
             ask(args.server.client()?, |c| async move { jobs::recount(&c, &args.name, args.format).await })
         }
+        Command::Void(args) => ask(args.server.client()?, |c| async move { voids::make(&c, &args).await }),
+        Command::Unvoid(args) => ask(args.server.client()?, |c| async move { voids::take_back(&c, &args).await }),
         Command::Why(args) => ask(args.server.client()?, |c| async move { why::run(&c, &args).await }),
         Command::Poll(command) => ask(command.server().client()?, |c| async move { polls::run(&c, &command).await }),
         Command::DeadLetters(args) => ask(args.server.client()?, |c| async move { letters::run(&c, &args).await }),

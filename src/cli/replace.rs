@@ -20,6 +20,7 @@ pub struct Words {
 
 pub const REPLACEMENT: Words = Words { what: "the new form", goes_on: "the replacement" };
 pub const RESTART: Words = Words { what: "the restart", goes_on: "the restart" };
+pub const VOID: Words = Words { what: "the void", goes_on: "counting it" };
 pub const REDRIVE: Words = Words { what: "the redrive", goes_on: "the redrive" };
 
 /// Waits until what is computed beside a job has taken its place, or a job of polls was read again; the

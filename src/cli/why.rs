@@ -141,6 +141,10 @@ fn fate(claim: &WhyClaim) -> String {
         ClaimClass::Counted => "counted".to_owned(),
         ClaimClass::Superseded => by("superseded by", &claim.by),
         ClaimClass::Duplicate => by("duplicate of", &claim.by),
+        ClaimClass::Voided => match &claim.void {
+            Some(void) => format!("voided by void {}: {}", void.id, void.reason),
+            None => "voided".to_owned(),
+        },
     }
 }
 

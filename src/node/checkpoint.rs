@@ -166,7 +166,8 @@ impl Node {
             }
             _ => {}
         }
-        self.read_anew(&job, ignore_state).map_err(|error| JobError::Failed(format!("{error:#}")))?;
+        let form = ignore_state.then(|| job.plan().spec.clone());
+        self.read_anew(&job, form).map_err(|error| JobError::Failed(format!("{error:#}")))?;
         Ok(job)
     }
 }

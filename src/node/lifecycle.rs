@@ -1,10 +1,9 @@
 //! Jobs come, pause, go on and go. What must survive is written to the control topic first.
 
 use crate::node::control::{JobRecord, Wanted, is_internal};
-use crate::node::job::{Job, JobState};
+use crate::node::job::{Job, JobState, Plan};
 use crate::node::supervise::is_live;
 use crate::node::{CancelMode, DRAIN_WAIT, JobError, JobText, Node, PAUSE_WAIT, SubmitError, lock};
-use anyhow::Context;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -186,9 +185,11 @@ impl Node {
         let job = self.add(&record);
         if record.wanted == Wanted::Cancelled {
             if let Ok(bytes) = std::fs::read(self.last_results(job.name())) {
-                let update: EpochUpdate = postcard::from_bytes(&bytes)
-                    .with_context(|| format!("the last results of job {:?} can't be read", job.name()))?;
-                job.restore(update);
+                match postcard::from_bytes::<EpochUpdate>(&bytes) {
+                    Ok(update) => job.restore(update),
+                    // Another version of the program has written them; all else of the job is there.
+                    Err(error) => tracing::warn!(job = job.name(), "its last results can't be read: {error}"),
+                }
             }
             job.set_state(JobState::Cancelled, None);
             return Ok(());
@@ -265,7 +266,18 @@ impl Node {
     }
 
     pub(super) fn want(&self, job: &Job, wanted: Wanted, paused_at: Option<Vec<Vec<Offset>>>) -> Result<(), JobError> {
-        let plan = job.plan();
+        self.note_job(job, &job.plan(), job.beside().as_deref(), wanted, paused_at)
+    }
+
+    /// Notes what a job is to be: it computes `plan`, and `beside` it what is to take its place.
+    pub(super) fn note_job(
+        &self,
+        job: &Job,
+        plan: &Plan,
+        beside: Option<&Plan>,
+        wanted: Wanted,
+        paused_at: Option<Vec<Vec<Offset>>>,
+    ) -> Result<(), JobError> {
         let record = JobRecord {
             id: job.id.0,
             submitted_ms: job.submitted_ms,
@@ -274,7 +286,7 @@ impl Node {
             wanted,
             paused_at,
             form: plan.form,
-            replacing: job.beside().map(|plan| (plan.spec.clone(), plan.inputs.clone())),
+            replacing: beside.map(|plan| (plan.spec.clone(), plan.inputs.clone())),
         };
         Ok(self.control.put_job(&record)?)
     }

@@ -20,6 +20,7 @@ mod recount;
 mod replace;
 mod rescale;
 mod supervise;
+mod voids;
 mod wire;
 
 pub use control::is_internal;
@@ -29,6 +30,7 @@ pub use recount::{
 };
 pub use replace::Submitted;
 pub use rescale::{Receipt, ReceiptState, RescaleError};
+pub use voids::{VoidError, VoidState, VoidView, VoidedOffsets};
 
 use crate::config::Config;
 use anyhow::{Context, bail};

@@ -50,7 +50,7 @@ impl Node {
     /// Submits a job in the place of the one of its name, or anew if there is none. Blocks for a durable
     /// write; `JobStatus::replacing` tells how far the new form has come.
     pub fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError> {
-        let spec = self.validate(text)?;
+        let mut spec = self.validate(text)?;
         let _one_at_a_time = lock(&self.changing);
         let job = match self.job(&spec.name) {
             Ok(job) if job.state() != JobState::Cancelled => job,
@@ -59,6 +59,8 @@ impl Node {
         let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
         can_be_replaced(&job).map_err(|e| SubmitError::InTheWay(e.to_string()))?;
         let plan = job.plan();
+        // They are the operator's, not the file's.
+        spec.voids = plan.spec.voids.clone();
         let is_polls = |spec: &JobSpec| matches!(spec.dataflow, Dataflow::Polls(_));
         // What has failed is tried anew, whatever differs.
         let has_failed = job.state() == JobState::Failed && !is_polls(&plan.spec);
@@ -96,7 +98,9 @@ impl Node {
                 let remedy = "it reads its records again just now; wait until it runs";
                 return Err(JobError::State { name, state, remedy });
             }
-            Dataflow::Polls(_) => self.read_anew(&job, true).map_err(|error| JobError::Failed(format!("{error:#}")))?,
+            Dataflow::Polls(_) => {
+                self.read_anew(&job, Some(plan.spec.clone())).map_err(|error| JobError::Failed(format!("{error:#}")))?
+            }
             Dataflow::Tally(_) => self.begin_beside(&job, plan.spec.clone(), plan.inputs.clone())?,
         }
         Ok(job)
@@ -118,20 +122,25 @@ impl Node {
     }
 
     /// A job is read again in its own place, and readers keep the numbers that it had until it is there
-    /// again: from its newest checkpoint, or with `ignore_state` from where it begins. (Polls come and go
-    /// while their job is computed, so it can't be computed beside itself.) `changing` is held.
-    pub(super) fn read_anew(&self, job: &Arc<Job>, ignore_state: bool) -> anyhow::Result<()> {
+    /// again: from its newest checkpoint, or in another form from where it begins. (Polls come and go
+    /// while their job is computed, so it can't be computed beside itself.) `changing` is held. What it is to
+    /// be is durable before anything is done about it.
+    pub(super) fn read_anew(&self, job: &Arc<Job>, form: Option<JobSpec>) -> anyhow::Result<()> {
         let target = self.ends(job)?;
         let before = job.plan();
-        let Plan { spec, form, inputs, graph, .. } = &*before;
-        let (mut form, mut inputs) = (*form, inputs.clone());
-        if ignore_state {
-            form += 1;
-            self.dead_letters_store().clear(job.name())?;
-            self.raise_to_kept(&mut inputs)?;
-        }
         let engine_id = self.next_engine_id();
-        let plan = Plan { engine_id, spec: spec.clone(), form, inputs, graph: graph.clone() };
+        let (graph, mut inputs) = (before.graph.clone(), before.inputs.clone());
+        let plan = match form {
+            None => Plan { engine_id, spec: before.spec.clone(), form: before.form, inputs, graph },
+            Some(spec) => {
+                self.raise_to_kept(&mut inputs)?;
+                Plan { engine_id, spec, form: before.form + 1, inputs, graph }
+            }
+        };
+        self.note_job(job, &plan, None, self.wanted(job), None)?;
+        if plan.form != before.form {
+            self.dead_letters_store().clear(job.name())?;
+        }
         {
             let running = self.running();
             self.polls_left_alone([job]);
@@ -152,7 +161,7 @@ impl Node {
                 running.link.command(self.install(job, first, running.epoch_limit, polls));
             }
         }
-        Ok(self.want(job, self.wanted(job), None)?)
+        Ok(())
     }
 
     /// Has inputs begin where the log does, where retention has taken more.
@@ -173,7 +182,12 @@ impl Node {
     }
 
     /// Starts to compute a form of a job beside it, and notes that; `changing` is held.
-    fn begin_beside(&self, job: &Arc<Job>, spec: JobSpec, inputs: Vec<InstallInput>) -> Result<(), JobError> {
+    pub(super) fn begin_beside(
+        &self,
+        job: &Arc<Job>,
+        spec: JobSpec,
+        inputs: Vec<InstallInput>,
+    ) -> Result<(), JobError> {
         self.compute_beside(job, spec, inputs).map_err(|error| JobError::Failed(format!("{error:#}")))?;
         let noted = self.want(job, self.wanted(job), None);
         if noted.is_err() {
@@ -325,12 +339,17 @@ impl Node {
 }
 
 fn can_be_replaced(job: &Job) -> Result<(), JobError> {
+    if job.beside().is_some() {
+        let remedy = "it is being replaced already; wait until that has ended, or cancel the job";
+        return Err(JobError::State { name: job.name().to_owned(), state: job.state().name(), remedy });
+    }
+    can_be_computed_anew(job)
+}
+
+pub(super) fn can_be_computed_anew(job: &Job) -> Result<(), JobError> {
     let (state, name) = (job.state(), job.name().to_owned());
     let in_the_way = |remedy| Err(JobError::State { name, state: state.name(), remedy });
     match state {
-        _ if job.beside().is_some() => {
-            in_the_way("it is being replaced already; wait until that has ended, or cancel the job")
-        }
         JobState::Paused => in_the_way("resume it first"),
         JobState::Cancelled => in_the_way("submit it again"),
         _ if job.halt().is_some() && is_live(state) => in_the_way("it is being cancelled; wait until it has ended"),

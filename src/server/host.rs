@@ -5,13 +5,14 @@ use crate::node::job::{CheckpointStatus, Job};
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
     CancelMode, ClusterStatus, JobError, JobText, Node, Receipt, RecountError, Recounted, RescaleError, SubmitError,
-    Submitted, WhyAnswer, WhyQuestion, is_internal,
+    Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion, is_internal,
 };
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_connectors::history::HistoryReader;
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
+use tallyflow_dataflows::spec::voids::Voided;
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
 pub trait Host: Send + Sync + 'static {
@@ -60,6 +61,12 @@ pub trait Host: Send + Sync + 'static {
     fn checkpoint(&self, name: &str) -> Result<CheckpointStatus, JobError>;
     /// Takes a job down and up again, from its newest checkpoint or without. Blocks for a durable write.
     fn restart(&self, name: &str, ignore_state: bool) -> Result<Arc<Job>, JobError>;
+    /// Voids records. Blocks for a durable write; the job's status tells how far that has come.
+    fn void(&self, name: &str, what: Voided, reason: &str) -> Result<VoidView, VoidError>;
+    /// Takes a void back. Likewise.
+    fn unvoid(&self, name: &str, id: u64) -> Result<Arc<Job>, VoidError>;
+    /// A job's voids by id.
+    fn voids(&self, name: &str) -> Result<Vec<VoidView>, JobError>;
     /// What is kept of a job's history; `None`: nothing is.
     fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError>;
     fn cluster(&self) -> ClusterStatus;
@@ -78,6 +85,15 @@ pub trait Host: Send + Sync + 'static {
 }
 
 impl Host for Node {
+    fn void(&self, name: &str, what: Voided, reason: &str) -> Result<VoidView, VoidError> {
+        self.void(name, what, reason)
+    }
+    fn unvoid(&self, name: &str, id: u64) -> Result<Arc<Job>, VoidError> {
+        self.unvoid(name, id)
+    }
+    fn voids(&self, name: &str) -> Result<Vec<VoidView>, JobError> {
+        self.voids(name)
+    }
     fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
         self.submit(text)
     }

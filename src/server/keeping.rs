@@ -142,7 +142,7 @@ fn at(receipt: u64) -> Result<[(header::HeaderName, HeaderValue); 1], Problem> {
     location(&format!("/api/cluster/receipts/{receipt}"))
 }
 
-fn location(of: &str) -> Result<[(header::HeaderName, HeaderValue); 1], Problem> {
+pub(super) fn location(of: &str) -> Result<[(header::HeaderName, HeaderValue); 1], Problem> {
     let value = HeaderValue::from_str(of).map_err(|_| Problem::internal("the name fits in no header"))?;
     Ok([(header::LOCATION, value)])
 }

@@ -71,6 +71,7 @@ async fn newest(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: 
         ("counted", Class::Counted),
         ("superseded", Class::Superseded),
         ("duplicate", Class::Duplicate),
+        ("voided", Class::Voided),
     ];
     let wanted = query.word("class", &words)?;
     query.end()?;

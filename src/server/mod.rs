@@ -25,6 +25,7 @@ mod records;
 mod service;
 mod tallies;
 mod topics;
+mod voids;
 mod votes;
 
 #[cfg(test)]
@@ -170,6 +171,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .merge(polls::routes())
         .merge(topics::routes())
         .merge(keeping::routes())
+        .merge(voids::routes())
         .merge(service::routes());
     let (routes, api) = routes.split_for_parts();
     routes

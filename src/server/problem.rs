@@ -2,7 +2,7 @@
 //! went wrong.
 
 use crate::node::polls::PollError;
-use crate::node::{JobError, RecountError, SubmitError};
+use crate::node::{JobError, RecountError, SubmitError, VoidError};
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -135,6 +135,18 @@ impl From<JobError> for Problem {
             JobError::State { .. } => Problem::new(StatusCode::CONFLICT, detail),
             JobError::Log(error) => error.into(),
             JobError::Failed(_) => Problem::internal(detail),
+        }
+    }
+}
+
+impl From<VoidError> for Problem {
+    fn from(error: VoidError) -> Self {
+        let detail = error.to_string();
+        match error {
+            VoidError::Job(error) => error.into(),
+            VoidError::Refused(_) => Problem::refused(detail),
+            VoidError::Unknown { .. } => Problem::unknown(detail),
+            VoidError::Gone(_) => Problem::new(StatusCode::CONFLICT, detail),
         }
     }
 }

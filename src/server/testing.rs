@@ -4,7 +4,7 @@ use crate::node::job::{CheckpointStatus, Job, JobState};
 use crate::node::polls::{PollError, PollState, PollView, polls_job};
 use crate::node::{
     CancelMode, ClusterStatus, JobError, JobText, Receipt, ReceiptState, RecountError, Recounted, RescaleError,
-    SubmitError, Submitted, WhyAnswer, WhyQuestion,
+    SubmitError, Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion,
 };
 use crate::server::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,7 @@ use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::spec::definition::{Around, PollsJob, changed_poll, new_poll};
 use tallyflow_dataflows::spec::polls::{PollInForce, PollsSpec};
+use tallyflow_dataflows::spec::voids::{Voided, Voids};
 use tallyflow_dataflows::spec::{Aggregate, Bound, Dataflow, EntrySpec, Fault, InputSpec, JobSpec, Keep, TallySpec};
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId, ReadTo};
 use tempfile::TempDir;
@@ -236,6 +237,15 @@ impl Host for TestHost {
         let letters = self.letters.lock().unwrap();
         let is_new = |l: &&DeadLetter| after.as_ref().is_none_or(|(_, _, offset)| l.offset > *offset);
         Ok(letters.iter().filter(is_new).take(limit).cloned().collect())
+    }
+    fn void(&self, name: &str, _: Voided, _: &str) -> Result<VoidView, VoidError> {
+        Err(VoidError::Refused(format!("job {name:?} is a test's")))
+    }
+    fn unvoid(&self, name: &str, id: u64) -> Result<Arc<Job>, VoidError> {
+        Err(VoidError::Unknown { job: name.to_owned(), id })
+    }
+    fn voids(&self, name: &str) -> Result<Vec<VoidView>, JobError> {
+        self.job(name).map(|_| Vec::new())
     }
     fn redrive(&self, name: &str) -> Result<Arc<Job>, JobError> {
         let job = self.job(name)?;

@@ -19,4 +19,5 @@ mod replace;
 mod replace_harm;
 mod simulated;
 mod support;
+mod voids;
 mod votes;

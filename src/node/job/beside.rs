@@ -165,6 +165,7 @@ impl Job {
                 results.take_over(&inner.results);
             }
             inner.results = results;
+            inner.voids = plan.spec.voids.clone();
             inner.catching_up = None;
             inner.state = JobState::Running;
             inner.error = None;

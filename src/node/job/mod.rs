@@ -19,6 +19,7 @@ use tallyflow_dataflows::engine::job::{Halt, InstallInput};
 use tallyflow_dataflows::ids::Offset;
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::JobSpec;
+use tallyflow_dataflows::spec::voids::Voids;
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -93,6 +94,8 @@ struct Inner {
     error: Option<String>,
     workers: usize,
     results: JobResults,
+    /// The voids that the results are without: those of the plan, but while it is read anew with others.
+    voids: Voids,
     /// While the engine catches up: what it has told so far, and where it must have come before that
     /// is shown.
     catching_up: Option<(JobResults, Vec<Vec<Offset>>)>,
@@ -124,7 +127,7 @@ impl Job {
         workers: usize,
     ) -> Self {
         let results = JobResults::new(Shape::of(&spec, &inputs));
-        let name = spec.name.clone();
+        let (name, voids) = (spec.name.clone(), spec.voids.clone());
         let inner = Inner {
             plan: Arc::new(Plan { engine_id: id, spec, form, inputs, graph }),
             form: 0,
@@ -134,6 +137,7 @@ impl Job {
             error: None,
             workers,
             results,
+            voids,
             catching_up: None,
             halt: None,
             halt_reached: None,
@@ -174,10 +178,19 @@ impl Job {
         inner.results.epoch().map(|_| look(&inner.results))
     }
 
-    /// Looks at the results together with what they are of.
+    /// Looks at the results together with what they are of. `None` too while the job is read anew with other
+    /// voids than they are of.
     pub fn read_with_plan<R>(&self, look: impl FnOnce(&Arc<Plan>, &JobResults) -> R) -> Option<R> {
         let inner = self.lock();
-        inner.results.epoch().map(|_| look(&inner.plan, &inner.results))
+        let is_of_plan = inner.voids == inner.plan.spec.voids;
+        inner.results.epoch().filter(|_| is_of_plan).map(|_| look(&inner.plan, &inner.results))
+    }
+
+    /// The voids that what is shown is of, and those that it is to be of.
+    pub fn voids(&self) -> (Voids, Voids) {
+        let inner = self.lock();
+        let target = inner.beside.as_ref().map_or(&inner.plan, |beside| &beside.plan);
+        (inner.voids.clone(), target.spec.voids.clone())
     }
 
     /// Which form of it this is: another once it was replaced.
@@ -370,6 +383,7 @@ impl Inner {
                 results.take_over(&self.results);
             }
             self.results = results;
+            self.voids = self.plan.spec.voids.clone();
         }
         if matches!(self.state, JobState::Recovering | JobState::Rescaling) {
             self.state = JobState::Running;

@@ -27,7 +27,7 @@ use tallyflow_dataflows::spec::polls::PollInForce;
 /// How many differences are named.
 const DIFFERENCES_MAX: usize = 100;
 /// What is compared of the accounting, in its order.
-const CLASSES: &str = "read, rejected, irrelevant, matched, claims, counted, not counted";
+const CLASSES: &str = "read, rejected, irrelevant, matched, claims, counted, voided, all others";
 
 /// How long a recount waits for polls that are being counted, and how often it looks.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ struct Shown {
     read: u64,
     lines: BTreeMap<(String, String), (Group, Vec<Decimal>)>,
     /// Records and claims by class, superseded, duplicate and late in their sum.
-    accounting: [u64; 7],
+    accounting: [u64; 8],
 }
 
 impl Node {
@@ -69,6 +69,7 @@ impl Node {
             counted.matched,
             counted.claims,
             counted.counted,
+            counted.voided,
             counted.rest,
         ];
         let mut differences = Vec::new();
@@ -112,7 +113,10 @@ impl Node {
     /// What a job shows, and the polls in force if it has such.
     fn shown_and_polls(&self, job: &Job) -> Result<(Shown, Vec<PollInForce>), RecountError> {
         match &job.plan().spec.dataflow {
-            Dataflow::Tally(_) => Ok((self.shown(job)?, Vec::new())),
+            Dataflow::Tally(_) => {
+                let shown = shown(job).ok_or_else(|| RecountError::Nothing { job: job.name().to_owned() })?;
+                Ok((shown, Vec::new()))
+            }
             Dataflow::Polls(_) => self.shown_with_polls(job),
         }
     }
@@ -125,8 +129,7 @@ impl Node {
             {
                 // Nothing becomes of a poll while this is held.
                 let polls = lock(&self.polls);
-                if let Some(in_force) = polls.settled(job) {
-                    let shown = self.shown(job)?;
+                if let Some((in_force, shown)) = polls.settled(job).zip(shown(job)) {
                     // One that was just opened has its lines from the next epoch on.
                     let has_lines = |poll: &PollInForce| {
                         let option = poll.poll.options.first().cloned().unwrap_or_default();
@@ -137,38 +140,41 @@ impl Node {
                     }
                 }
             }
+            if job.read(|_| ()).is_none() {
+                return Err(RecountError::Nothing { job: job.name().to_owned() });
+            }
             if Instant::now() > deadline {
                 return Err(RecountError::Unsettled { job: job.name().to_owned() });
             }
             std::thread::sleep(SETTLE_AGAIN);
         }
     }
+}
 
-    fn shown(&self, job: &Job) -> Result<Shown, RecountError> {
-        let shown = job.read_with_plan(|plan, results| {
-            let a = *results.accounting();
-            let line = |(subject, group, values): (&str, &Group, &[Decimal])| {
-                ((subject.to_owned(), group.text()), (group.clone(), values.to_vec()))
-            };
-            Shown {
-                plan: plan.clone(),
-                epoch: results.epoch().unwrap_or_default(),
-                next: results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect(),
-                read: a.read,
-                lines: results.lines().map(line).collect(),
-                accounting: [
-                    a.read,
-                    a.rejected,
-                    a.irrelevant,
-                    a.matched,
-                    a.claims,
-                    a.counted,
-                    a.superseded + a.duplicate + a.late + a.voided,
-                ],
-            }
-        });
-        shown.ok_or_else(|| RecountError::Nothing { job: job.name().to_owned() })
-    }
+fn shown(job: &Job) -> Option<Shown> {
+    job.read_with_plan(|plan, results| {
+        let a = *results.accounting();
+        let line = |(subject, group, values): (&str, &Group, &[Decimal])| {
+            ((subject.to_owned(), group.text()), (group.clone(), values.to_vec()))
+        };
+        Shown {
+            plan: plan.clone(),
+            epoch: results.epoch().unwrap_or_default(),
+            next: results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect(),
+            read: a.read,
+            lines: results.lines().map(line).collect(),
+            accounting: [
+                a.read,
+                a.rejected,
+                a.irrelevant,
+                a.matched,
+                a.claims,
+                a.counted,
+                a.voided,
+                a.superseded + a.duplicate + a.late,
+            ],
+        }
+    })
 }
 
 /// A line's aggregates as they are logged.

@@ -132,6 +132,16 @@ pub struct WhyClaim {
     pub by: Option<WhyOther>,
     /// What gave way to it.
     pub replaced: Option<WhyOther>,
+    /// Where it is voided, by what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void: Option<WhyVoid>,
+}
+
+/// The void that a claim does not count for.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct WhyVoid {
+    pub id: u64,
+    pub reason: String,
 }
 
 /// What a claim adds to a line.
@@ -148,6 +158,7 @@ pub enum ClaimClass {
     Counted,
     Superseded,
     Duplicate,
+    Voided,
 }
 
 /// Another record, and what it says to the one that it is held against.
@@ -296,9 +307,17 @@ impl Asked<'_> {
                 Fate::Counted => ClaimClass::Counted,
                 Fate::Superseded => ClaimClass::Superseded,
                 Fate::Duplicate => ClaimClass::Duplicate,
+                Fate::Voided(_) => ClaimClass::Voided,
             },
             by: claim.by.map(|other| self.other(other)),
             replaced: claim.replaced.map(|other| self.other(other)),
+            void: match claim.fate {
+                Fate::Voided(id) => {
+                    let void = self.plan.spec.voids.all.iter().find(|void| void.id == id);
+                    void.map(|void| WhyVoid { id, reason: void.reason.clone() })
+                }
+                _ => None,
+            },
         }
     }
 
