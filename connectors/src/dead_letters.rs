@@ -20,6 +20,15 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
+/// Offsets of a partition that were read once more, up to before `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Again {
+    pub topic: String,
+    pub partition: u32,
+    pub from: u64,
+    pub to: u64,
+}
+
 /// The dead letters of all jobs.
 pub struct DeadLetters {
     conn: Connection,
@@ -51,9 +60,17 @@ impl DeadLetters {
         Ok(DeadLetters { conn, kept_max })
     }
 
-    /// Adds letters of a job; one that is there already, from an earlier reading, stays as it is.
-    pub fn add(&mut self, job: &str, letters: &[DeadLetter]) -> rusqlite::Result<()> {
+    /// Adds letters of a job; one that is there already, from an earlier reading, stays as it is. `again` are
+    /// ranges of offsets, by topic and partition, that were read once more: of them only these are left.
+    pub fn add(&mut self, job: &str, letters: &[DeadLetter], again: &[Again]) -> rusqlite::Result<()> {
         let tx = self.conn.transaction()?;
+        for Again { topic, partition, from, to } in again {
+            let mut forget = tx.prepare_cached(
+                "DELETE FROM dead_letters WHERE job = ?1 AND topic = ?2 AND partition = ?3 AND \"offset\" >= ?4 AND
+                     \"offset\" < ?5",
+            )?;
+            forget.execute(params![job, topic, partition, *from as i64, *to as i64])?;
+        }
         {
             let mut insert =
                 tx.prepare_cached("INSERT OR IGNORE INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
@@ -153,18 +170,31 @@ mod tests {
     fn letters_are_kept_once_and_the_oldest_go_first() {
         let dir = tempfile::tempdir().unwrap();
         let mut letters = DeadLetters::open(&dir.path().join("dead.db"), 3).unwrap();
-        letters.add("a", &[letter(0), letter(1)]).unwrap();
-        letters.add("a", &[letter(1), letter(2), letter(3), letter(4)]).unwrap();
-        letters.add("b", &[letter(0)]).unwrap();
+        letters.add("a", &[letter(0), letter(1)], &[]).unwrap();
+        letters.add("a", &[letter(1), letter(2), letter(3), letter(4)], &[]).unwrap();
+        letters.add("b", &[letter(0)], &[]).unwrap();
         assert_eq!(offsets(&letters, "a", None), [2, 3, 4]);
         assert_eq!(offsets(&letters, "a", Some(&("t".into(), 0, 3))), [4]);
         assert_eq!(letters.list("b", None, 1).unwrap(), [letter(0)]);
         letters.take_over("b", "a").unwrap();
         assert_eq!((offsets(&letters, "a", None), offsets(&letters, "b", None)), (vec![0], vec![]));
-        letters.add("b", &[letter(5)]).unwrap();
+        letters.add("b", &[letter(5)], &[]).unwrap();
         letters.retain(|job| job == "b").unwrap();
         assert_eq!((offsets(&letters, "a", None), offsets(&letters, "b", None)), (vec![], vec![5]));
         letters.clear("b").unwrap();
         assert_eq!(offsets(&letters, "b", None), [0u64; 0]);
+    }
+
+    #[test]
+    fn of_what_is_read_again_only_what_is_rejected_again_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut letters = DeadLetters::open(&dir.path().join("dead.db"), 10).unwrap();
+        letters.add("a", &[letter(0), letter(1), letter(2), letter(3)], &[]).unwrap();
+        letters.add("b", &[letter(1)], &[]).unwrap();
+        let again = |partition, from, to| Again { topic: "t".into(), partition, from, to };
+        letters.add("a", &[letter(2)], &[again(0, 1, 3), again(1, 0, 9)]).unwrap();
+        assert_eq!((offsets(&letters, "a", None), offsets(&letters, "b", None)), (vec![0, 2, 3], vec![1]));
+        letters.add("a", &[], &[again(0, 3, 9)]).unwrap();
+        assert_eq!(offsets(&letters, "a", None), [0, 2]);
     }
 }

@@ -8,7 +8,7 @@ use crate::checkpoint::{CheckpointStore, StoreError};
 use crate::claim::HashKey;
 use crate::decode::{Decoded, Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
 use crate::engine::PollChange;
-use crate::engine::job::{Install, InstallInput, Start};
+use crate::engine::job::{Halt, Install, InstallInput, Start};
 use crate::engine::{Command, Engine, EngineConfig};
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::pointer::Pointer;
@@ -306,6 +306,9 @@ pub struct Bench {
     pub checkpoint_events: Vec<(u64, CheckpointEvent)>,
     /// From which checkpoint the engine went on, and which ones were of no use.
     pub taken_up: Option<TakenUp>,
+    /// The last pause that was asked for, and the last one that was reached.
+    halts: u64,
+    halted: u64,
     /// Why the job failed, if it did.
     pub failed: Option<String>,
     /// What became of changes of polls, all of it so far.
@@ -367,6 +370,8 @@ impl Bench {
             asked: 0,
             checkpoint_events: Vec::new(),
             taken_up: None,
+            halts: 0,
+            halted: 0,
             failed: None,
             poll_events: Vec::new(),
             check: Box::new(|_| {}),
@@ -392,7 +397,7 @@ impl Bench {
         self.engine = Some(engine);
         self.events = events;
         self.results = JobResults::new(Shape::of(&self.install.spec, &self.install.inputs));
-        (self.taken_up, self.failed) = (None, None);
+        (self.taken_up, self.failed, self.halted) = (None, None, self.halts);
     }
 
     /// Likewise from the beginning, with checkpoints elsewhere from now on.
@@ -413,6 +418,23 @@ impl Bench {
         if let Some(engine) = &self.engine {
             engine.command(command);
         }
+    }
+
+    /// Has the job stop reading where it is, which `EngineEvent::Halted` tells, or read on.
+    pub fn pause(&mut self, is_paused: bool) {
+        let job = JobId(1);
+        if is_paused {
+            self.halts += 1;
+            let halt = Halt { number: self.halts, until: None };
+            self.command(Command::Halt { job, halt });
+        } else {
+            self.command(Command::Resume(job));
+        }
+    }
+
+    /// Whether the last pause is reached.
+    pub fn is_paused(&self) -> bool {
+        self.halted == self.halts
     }
 
     /// Asks for a checkpoint; answers its number.
@@ -472,7 +494,8 @@ impl Bench {
             EngineEvent::TakenUp { from, passed_over, .. } => {
                 self.taken_up = Some((from.map(|(number, _)| number), passed_over));
             }
-            EngineEvent::Installed { .. } | EngineEvent::Halted { .. } | EngineEvent::Removed { .. } => {}
+            EngineEvent::Halted { halt, .. } => self.halted = halt,
+            EngineEvent::Installed { .. } | EngineEvent::Removed { .. } => {}
         }
     }
 }

@@ -146,3 +146,34 @@ fn a_checkpoint_whose_newest_file_is_gone_is_passed_over_by_name() {
         "{from:?} {passed_over:?}"
     );
 }
+
+/// A job fails in the midst of an epoch: some operators hold half of it. None of that becomes a checkpoint,
+/// and whoever goes on does so from before.
+#[test]
+fn what_a_failed_job_holds_becomes_no_checkpoint() {
+    let text = "name = 'job'\ndataflow = 'tally'\n[[input]]\ntopic = 'a'\nformat = 'json'\n[tally]\nentity = '/e'\n\
+                keep = 'last'\ngroup = '/g'\nvalue = '/v'\n";
+    let around = Surroundings { formats: &PlainFormats, partitions: &|_| Some(4), topics: vec![] };
+    let spec = JobFile::parse_toml(text, &around).unwrap();
+    let log = MemoryLog::default();
+    log.create("a", 4);
+    let mut bench = Bench::start(&spec, Arc::new(log.clone()), Arc::new(PlainFormats), 4);
+    let say = |entity: u64, value: &str| {
+        let value = format!(r#"{{"e":{entity},"g":0,"v":{value}}}"#).into_bytes();
+        log.append("a", entity as usize % 4, [MemoryRecord { timestamp_ms: 1, value }]);
+    };
+    (0..100).for_each(|entity| say(entity, "1"));
+    bench.run_to(100, DEADLINE);
+    bench.checkpoint();
+    bench.run_until(DEADLINE, Bench::is_checkpointed);
+    // Two sums that do not fit into one.
+    (0..2).for_each(|entity| say(entity, "170000000000000000000"));
+    bench.run_until(DEADLINE, |bench| bench.failed.is_some());
+    assert!(bench.failed.as_deref().is_some_and(|error| error.contains("beyond")), "{:?}", bench.failed);
+    bench.checkpoint();
+    bench.restart(3, Vec::new());
+    bench.run_until(DEADLINE, |bench| bench.results.epoch().is_some());
+    assert!(bench.taken_up.as_ref().is_some_and(|(from, passed_over)| from.is_some() && passed_over.is_empty()));
+    assert_eq!(bench.results.accounting().read, 100, "what it goes on from is from before");
+    bench.run_until(DEADLINE, |bench| bench.failed.is_some());
+}

@@ -54,6 +54,8 @@ enum Then {
     Checkpoint(bool),
     /// The engine ends wherever it is, and another goes on with so many workers.
     Restart(usize),
+    /// The job stops reading; nothing more is told before the next chunk is there, and it reads on.
+    Pause,
     /// An operator voids something; all is read again.
     Void(What),
     /// And takes one of the voids back.
@@ -204,6 +206,7 @@ fn chunks() -> impl Strategy<Value = Vec<Chunk>> {
         3 => Just(Then::Wait),
         3 => any::<bool>().prop_map(Then::Checkpoint),
         2 => (1..5usize).prop_map(Then::Restart),
+        1 => Just(Then::Pause),
         2 => what().prop_map(Then::Void),
         1 => (1..4usize).prop_map(Then::Unvoid),
     ];
@@ -457,7 +460,7 @@ fn run(case: &Case, workers: usize) -> String {
         })
     };
     let readers = |topic: &str| spec.inputs.iter().filter(|input| input.topic == topic).count() as u64;
-    let (mut timestamp_ms, mut read, mut before) = (1_000, 0, Vec::<Vec<u8>>::new());
+    let (mut timestamp_ms, mut read, mut before, mut is_paused) = (1_000, 0, Vec::<Vec<u8>>::new(), false);
     for chunk in &case.chunks {
         for record in &chunk.records {
             timestamp_ms += record.after_ms;
@@ -473,6 +476,13 @@ fn run(case: &Case, workers: usize) -> String {
             log.append(TOPICS[at], record.partition % case.partitions[at], [MemoryRecord { timestamp_ms, value }]);
             read += readers(TOPICS[at]);
         }
+        if std::mem::take(&mut is_paused) {
+            let read = bench.results.accounting().read;
+            bench.checkpoint();
+            bench.run_until(DEADLINE, Bench::is_checkpointed);
+            assert_eq!(bench.results.accounting().read, read, "a paused job reads nothing");
+            bench.pause(false);
+        }
         match chunk.then {
             Then::Nothing => {}
             Then::Wait => bench.run_to(read, DEADLINE),
@@ -487,6 +497,11 @@ fn run(case: &Case, workers: usize) -> String {
                 // Which is there or is not, but never half.
                 bench.run_until(DEADLINE, Bench::is_checkpointed);
                 bench.restart(workers, Vec::new());
+            }
+            Then::Pause => {
+                bench.pause(true);
+                bench.run_until(DEADLINE, Bench::is_paused);
+                is_paused = true;
             }
             Then::Void(_) | Then::Unvoid(_) => {
                 bench.run_until(DEADLINE, Bench::is_checkpointed);
@@ -507,6 +522,7 @@ fn run(case: &Case, workers: usize) -> String {
         }
         assert_eq!(bench.failed, None);
     }
+    bench.pause(false);
     bench.run_to(read, DEADLINE);
     assert_eq!(bench.failed, None);
     assert!(read == 0 || *updates.borrow() > 0);

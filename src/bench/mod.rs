@@ -1,6 +1,7 @@
 //! `tallyflow bench`: named workloads through the real path, beside a plain loop over the same bytes.
 
 mod arena;
+mod pause;
 mod plain;
 mod polls;
 pub mod recovery;

@@ -25,7 +25,7 @@ use tallyflow_dataflows::spec::{JobFile, Surroundings};
 use tallyflow_dataflows::testing::Bench;
 use tallyflow_dataflows::update::CheckpointEvent;
 
-const JOB: &str = r#"
+pub(super) const JOB: &str = r#"
     name = "votes"
     dataflow = "tally"
     [[input]]
@@ -39,7 +39,7 @@ const JOB: &str = r#"
     order = "/at"
 "#;
 
-const PARTITIONS: u64 = 4;
+pub(super) const PARTITIONS: u64 = 4;
 const DEADLINE: Duration = Duration::from_secs(3_600);
 /// Changed votes: so many at a time, so often, for so long.
 const BATCH: u64 = 40;
@@ -68,6 +68,9 @@ struct Report {
     /// From the start of an engine to what it was before, in s: with as many workers and with one more.
     recovery_s: f64,
     rescale_s: f64,
+    /// In a running server, the longest time without a new epoch while its workers become one more, and as many
+    /// as before again.
+    pause_ms: [f64; 2],
 }
 
 #[derive(Debug, Serialize)]
@@ -137,18 +140,10 @@ impl PartitionSource for Reader {
         let from = std::mem::replace(&mut self.next, to);
         for offset in from..to {
             let n = offset * PARTITIONS + u64::from(self.partition.0);
-            // Those who change their mind lie all over the voters.
-            let voter =
-                if n < self.votes.voters { n } else { n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % self.votes.voters };
             self.text.clear();
-            let at = 1_700_000_000_000 + n;
-            let option = n % 11;
-            let written = write!(self.text, r#"{{"poll":"p","voter":"voter-{voter}","option":"o{option}","at":{at}}}"#);
-            if let Err(error) = written {
-                return Err(SourceError::Io(error.to_string()));
-            }
+            let at = write_vote(&mut self.text, self.votes.voters, n).map_err(|e| SourceError::Io(e.to_string()))?;
             let (partition, offset) = (self.partition, Offset(offset));
-            each(RecordRef { partition, offset, timestamp_ms: at as i64, key: None, value: Some(&self.text) });
+            each(RecordRef { partition, offset, timestamp_ms: at, key: None, value: Some(&self.text) });
         }
         Ok(Polled { records: (to - from) as usize, next: Offset(to), end })
     }
@@ -156,6 +151,15 @@ impl PartitionSource for Reader {
     fn end(&self) -> Offset {
         Offset(self.votes.ends[self.partition.0 as usize].load(Ordering::Acquire))
     }
+}
+
+/// Vote number `n` as JSON, and its time: the first of each voter, then of those who change their mind, who lie
+/// all over the voters.
+pub(super) fn write_vote(text: &mut Vec<u8>, voters: u64, n: u64) -> std::io::Result<i64> {
+    let voter = if n < voters { n } else { n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % voters };
+    let (at, option) = (1_700_000_000_000 + n, n % 11);
+    write!(text, r#"{{"poll":"p","voter":"voter-{voter}","option":"o{option}","at":{at}}}"#)?;
+    Ok(at as i64)
 }
 
 /// Runs the workload and prints what it came to.
@@ -192,6 +196,10 @@ pub fn run(voters: u64, workers: usize, json: bool) -> anyhow::Result<()> {
     progress.set_message("the job is taken up again");
     let recovery_s = take_up(&mut bench, workers)?;
     let rescale_s = take_up(&mut bench, workers + 1)?;
+    drop(bench);
+    progress.set_message("the voters vote in a server, and its workers change");
+    let server = tempfile::tempdir()?;
+    let pause_ms = super::pause::measure(server.path(), voters, workers)?;
     progress.finish_and_clear();
     print(
         &Report {
@@ -209,6 +217,7 @@ pub fn run(voters: u64, workers: usize, json: bool) -> anyhow::Result<()> {
             changed_bytes: bytes.checked_div(checkpoints).unwrap_or_default(),
             recovery_s,
             rescale_s,
+            pause_ms,
         },
         json,
     )
@@ -334,9 +343,15 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         rows.add([what.to_owned(), ms(latency.p50), ms(latency.p99), ms(latency.max)]);
     }
     rows.print()?;
-    Ok(output::line(format_args!(
+    output::line(format_args!(
         "{} checkpoints meanwhile, of {:.2} MB each",
         report.checkpoints,
         report.changed_bytes as f64 / 1e6
+    ))?;
+    let [up, down] = report.pause_ms;
+    Ok(output::line(format_args!(
+        "in a running server {} workers instead of {} pause the tallies for {up:.0} ms, and back for {down:.0} ms",
+        report.workers + 1,
+        report.workers
     ))?)
 }

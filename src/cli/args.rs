@@ -360,6 +360,8 @@ pub struct ActArgs {
 pub enum Mode {
     /// Read to the log ends seen now, flush the sinks, stop
     Drain,
+    /// Stop where it is and write a checkpoint, from which `restart` goes on
+    Checkpoint,
     /// Stop where it is
     Now,
 }

@@ -228,11 +228,13 @@ pub async fn pause_or_resume(client: &Client, name: &str, what: &str) -> anyhow:
 pub async fn cancel(client: &Client, name: &str, mode: Mode) -> anyhow::Result<Outcome> {
     let mode = match mode {
         Mode::Drain => "drain",
+        Mode::Checkpoint => "checkpoint",
         Mode::Now => "now",
     };
     let request = client.request(Method::DELETE, &["jobs", name]).query(&[("mode", mode)]);
     client.send(request).await?;
-    line(format_args!("{} is cancelled; its last results stay readable", plain(name)))?;
+    let on = if mode == "checkpoint" { "; `restart` goes on from its checkpoint" } else { "" };
+    line(format_args!("{} is cancelled; its last results stay readable{on}", plain(name)))?;
     Ok(Outcome::Done)
 }
 
@@ -256,6 +258,13 @@ pub async fn recount(client: &Client, name: &str, format: Format) -> anyhow::Res
             }
             rows.print()?;
         }
+    }
+    if answer.redecodable > 0 && format == Format::Table {
+        line(format_args!(
+            "{} of its dead letters would be taken now; `tallyflow dead-letters {} --redrive` counts them",
+            answer.redecodable,
+            plain(&answer.job)
+        ))?;
     }
     if answer.equal {
         return Ok(Outcome::Done);

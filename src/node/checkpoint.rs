@@ -102,6 +102,7 @@ impl Node {
     /// Takes what a job goes on from.
     pub(super) fn on_taken_up(&self, id: JobId, from: Option<(u64, Epoch)>, passed_over: &[(u64, String)]) {
         let Some(job) = self.job_by_id(id) else { return };
+        job.taken_up(id, from.is_some());
         for (number, why) in passed_over {
             tracing::warn!(job = job.name(), "checkpoint {number} is of no use: {why}");
         }
@@ -158,7 +159,13 @@ impl Node {
         let state = job.state();
         let in_the_way = |remedy| Err(JobError::State { name: name.to_owned(), state: state.name(), remedy });
         match state {
-            JobState::Cancelled => return in_the_way("submit it again"),
+            JobState::Cancelled if job.keeps_state() => {
+                job.set_halt(None, false);
+                job.keep_state(false);
+            }
+            JobState::Cancelled => {
+                return in_the_way("submit it again; only one cancelled with --mode checkpoint can go on");
+            }
             JobState::Paused => return in_the_way("resume it first"),
             _ if job.beside().is_some() => return in_the_way("it is being replaced; wait until that has ended"),
             _ if job.halt().is_some() && is_live(state) => {
@@ -167,7 +174,14 @@ impl Node {
             _ => {}
         }
         let form = ignore_state.then(|| job.plan().spec.clone());
-        self.read_anew(&job, form).map_err(|error| JobError::Failed(format!("{error:#}")))?;
+        let read_anew = self.read_anew(&job, form).and_then(|()| match state {
+            JobState::Cancelled => Ok(self.start_followers(&job)?),
+            _ => Ok(()),
+        });
+        if let Err(error) = read_anew {
+            job.keep_state(state == JobState::Cancelled && job.state() == state);
+            return Err(JobError::Failed(format!("{error:#}")));
+        }
         Ok(job)
     }
 }

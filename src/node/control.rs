@@ -38,6 +38,9 @@ pub struct JobRecord {
     /// What is computed beside it, to take its place.
     #[serde(default)]
     pub replacing: Option<(JobSpec, Vec<InstallInput>)>,
+    /// Whether it was cancelled with a checkpoint, from which it can go on.
+    #[serde(default)]
+    pub keeps_state: bool,
 }
 
 /// What its owner wants of a job.

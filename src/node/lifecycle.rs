@@ -61,6 +61,7 @@ impl Node {
             paused_at: None,
             form: 0,
             replacing: None,
+            keeps_state: false,
         };
         let name = record.spec.name.clone();
         self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
@@ -133,7 +134,7 @@ impl Node {
     }
 
     /// Ends the job. Blocks until it has ended (drain: until it has read to the ends of its log as they
-    /// are now, and its sinks hold that).
+    /// are now, and its sinks hold that; checkpoint: until that is written).
     pub fn cancel(&self, name: &str, mode: CancelMode) -> Result<Arc<Job>, JobError> {
         let job = self.job(name)?;
         if mode == CancelMode::Drain && is_live(job.state()) {
@@ -158,6 +159,9 @@ impl Node {
             return Ok(job);
         }
         self.end_beside(&job);
+        if mode == CancelMode::Checkpoint {
+            self.keep_state(&job)?;
+        }
         {
             // One lock over both: an engine that starts in between must not get it again. From here on
             // its results stand still.
@@ -176,14 +180,48 @@ impl Node {
             return Err(error);
         }
         self.flush_followers(job.id);
-        self.forget_checkpoints(job.id);
+        if !job.keeps_state() {
+            self.forget_checkpoints(job.id);
+        }
         Ok(job)
+    }
+
+    /// Stops the job and writes a checkpoint of it; where that can't be, it goes on. `changing` is held.
+    fn keep_state(&self, job: &Job) -> Result<(), JobError> {
+        let state = job.state();
+        if !is_live(state) {
+            return Err(wrong_state(
+                job,
+                state,
+                "only a job that runs or is paused has a state to keep; use --mode now",
+            ));
+        }
+        if state != JobState::Paused {
+            self.halt(job, None, false);
+        }
+        let stopped = state == JobState::Paused || job.wait_for_halt(Instant::now() + PAUSE_WAIT);
+        let kept = match stopped {
+            true => self.checkpoint(job.name()).map(drop),
+            false => Err(JobError::Failed(format!("job {:?} has not stopped reading; ask again", job.name()))),
+        };
+        match kept {
+            Ok(()) => job.keep_state(true),
+            Err(_) if state != JobState::Paused => {
+                job.set_halt(None, false);
+                if let Some(running) = self.running().as_ref() {
+                    running.link.command(Command::Resume(job.plan().engine_id));
+                }
+            }
+            Err(_) => {}
+        }
+        kept
     }
 
     /// Takes up a job from the control topic when the node starts.
     pub(super) fn restore(&self, record: JobRecord) -> anyhow::Result<()> {
         let job = self.add(&record);
         if record.wanted == Wanted::Cancelled {
+            job.keep_state(record.keeps_state);
             if let Ok(bytes) = std::fs::read(self.last_results(job.name())) {
                 match postcard::from_bytes::<EpochUpdate>(&bytes) {
                     Ok(update) => job.restore(update),
@@ -287,6 +325,7 @@ impl Node {
             paused_at,
             form: plan.form,
             replacing: beside.map(|plan| (plan.spec.clone(), plan.inputs.clone())),
+            keeps_state: job.keeps_state(),
         };
         Ok(self.control.put_job(&record)?)
     }

@@ -72,6 +72,8 @@ pub enum CancelMode {
     /// Reads to the log ends seen at the request, flushes the sinks, stops.
     #[default]
     Drain,
+    /// Stops where it is and writes a checkpoint, from which a restart goes on.
+    Checkpoint,
     /// Stops where it is.
     Now,
 }
@@ -118,6 +120,10 @@ pub struct Recounted {
     pub equal: bool,
     /// Records read.
     pub records: u64,
+    /// Records among the dead letters that would be taken if they were read now: they count as rejected until
+    /// they are redriven.
+    #[serde(default)]
+    pub redecodable: u64,
     pub ms: u64,
     /// At most 100 are named.
     pub differences: Vec<Difference>,

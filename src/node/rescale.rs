@@ -2,10 +2,11 @@
 //! workers goes on from it. Readers keep the numbers meanwhile.
 //!
 //! ```text
-//!   all jobs held --> checkpoint of each --> engine ended, started with N --> each restored and held
-//!                                                   ^                             |
-//!                                                   |                       equal to before? --yes--> go on
-//!                                                   '--- with as many as before <--no, or not in time
+//!   checkpoint of each --> all jobs held --> a small one of each --> engine ended, started with N
+//!                                                                         ^            |
+//!                                                                         |            v
+//!        go on <--yes-- equal to before? <-- each restored and held <-----|------------'
+//!                              '--no, or not in time: as many as before --'
 //! ```
 
 use crate::config::WORKERS_MAX;
@@ -163,6 +164,10 @@ impl Node {
         let from = self.workers();
         let jobs: Vec<Arc<Job>> = self.jobs().into_iter().filter(|job| is_live(job.state())).collect();
         self.wait_until_settled(&jobs)?;
+        // What has piled up is written while they still read: after that there is little to wait for.
+        for job in &jobs {
+            self.checkpoint(job.name()).map_err(|error| error.to_string())?;
+        }
         let began = Instant::now();
         let held = self.hold(&jobs).and_then(|()| self.keep_all(&jobs, id));
         let before = match held {

@@ -10,7 +10,7 @@ use std::process::ChildStdout;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
-use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
+use tallyflow_connectors::dead_letters::{Again, DeadLetter, DeadLetters};
 use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::facts::Rejected;
@@ -191,15 +191,15 @@ impl Node {
     fn on_closed(self: &Arc<Self>, job: &Arc<Job>, id: JobId, mut update: EpochUpdate) {
         let rejected = std::mem::take(&mut update.rejected);
         // Held over both: what takes the job's place in between takes its letters along.
-        let letters = (!rejected.is_empty()).then(|| self.dead_letters_store());
+        let letters = (!rejected.is_empty() || job.is_catching_up()).then(|| self.dead_letters_store());
         match job.apply(id, update) {
             Applied::Not => {}
-            Applied::Shown(plan) => {
-                keep_dead_letters(letters, job.name(), &plan, rejected);
+            Applied::Shown(plan, again) => {
+                keep_dead_letters(letters, job.name(), &plan, rejected, &again);
                 self.tell_sealed(job);
             }
             Applied::Beside { plan, near } => {
-                keep_dead_letters(letters, &letters_of(job, id), &plan, rejected);
+                keep_dead_letters(letters, &letters_of(job, id), &plan, rejected, &[]);
                 if near {
                     self.let_forward(job, id);
                 }
@@ -327,8 +327,14 @@ pub fn install_beside(plan: &Plan, first_epoch: Epoch, epoch_limit: Epoch) -> Co
     }))
 }
 
-/// Keeps letters under the name of a job, where there are any.
-fn keep_dead_letters(letters: Option<MutexGuard<'_, DeadLetters>>, name: &str, plan: &Plan, rejected: Vec<Rejected>) {
+/// Keeps letters under the name of a job, where there are any; of offsets that were read once more, only these.
+fn keep_dead_letters(
+    letters: Option<MutexGuard<'_, DeadLetters>>,
+    name: &str,
+    plan: &Plan,
+    rejected: Vec<Rejected>,
+    again: &[Again],
+) {
     let Some(mut store) = letters else { return };
     let letter = |r: Rejected| DeadLetter {
         topic: plan.inputs[r.position.input()].topic.clone(),
@@ -340,7 +346,7 @@ fn keep_dead_letters(letters: Option<MutexGuard<'_, DeadLetters>>, name: &str, p
         reason: r.reason,
     };
     let letters: Vec<_> = rejected.into_iter().map(letter).collect();
-    if let Err(error) = store.add(name, &letters) {
+    if let Err(error) = store.add(name, &letters, again) {
         // The records themselves stay in the log.
         tracing::error!(job = name, "{} dead letters could not be kept: {error}", letters.len());
     }

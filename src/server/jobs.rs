@@ -184,7 +184,7 @@ async fn show(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query)
     params(
         ("job" = String, Path, description = "The job's name"),
         ("mode" = Option<CancelMode>, Query,
-            description = "drain: reads to the log ends of now and flushes the sinks first; now: stops where it is"),
+            description = "drain: reads to the log ends of now and flushes the sinks first; checkpoint: stops where it is and writes a checkpoint, from which a restart goes on; now: stops where it is"),
     ),
     responses(
         (status = 200, description = "It has ended", body = JobStatus),
@@ -195,7 +195,7 @@ async fn show(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query)
     ),
 )]
 async fn cancel(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: Query) -> Result<Response, Problem> {
-    let modes = [("drain", CancelMode::Drain), ("now", CancelMode::Now)];
+    let modes = [("drain", CancelMode::Drain), ("checkpoint", CancelMode::Checkpoint), ("now", CancelMode::Now)];
     let mode = query.word("mode", &modes)?.unwrap_or_default();
     query.end()?;
     let host = shared.host.clone();

@@ -222,7 +222,15 @@ impl Host for TestHost {
         let job = self.job(name)?;
         let epoch = job.read(|results| results.epoch()).flatten();
         let epoch = epoch.ok_or_else(|| RecountError::Nothing { job: name.into() })?;
-        Ok(Recounted { job: name.into(), epoch, equal: true, records: 0, ms: 0, differences: Vec::new() })
+        Ok(Recounted {
+            job: name.into(),
+            epoch,
+            equal: true,
+            records: 0,
+            redecodable: 0,
+            ms: 0,
+            differences: Vec::new(),
+        })
     }
     fn why(&self, name: &str, _: &WhyQuestion, _: &AtomicBool) -> Result<WhyAnswer, RecountError> {
         self.job(name)?;

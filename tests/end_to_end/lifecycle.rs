@@ -209,3 +209,32 @@ fn of_two_jobs_of_one_name_the_second_is_refused() {
     assert!(stderr.contains("a job named \"votes\" is there already") && stderr.lines().count() == 1, "{stderr}");
     votes::assert_counts(&server.http.tallies("votes"), 100);
 }
+
+#[test]
+fn a_job_cancelled_with_a_checkpoint_goes_on_from_it_when_it_is_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = with_votes(dir.path(), 300);
+    let mut written = 300;
+    // The same server, and another one.
+    for is_restarted in [false, true] {
+        let said = server.cli_ok(&["cancel", "votes", "--mode", "checkpoint"]);
+        assert!(said.contains("`restart` goes on"), "{said}");
+        let last = server.http.tallies("votes");
+        assert_eq!(server.http.state("votes"), "cancelled");
+        server.http.append("votes", votes::lines(written, written + 100));
+        if is_restarted {
+            server = restart(server, dir.path());
+        }
+        assert_eq!(server.http.state("votes"), "cancelled");
+        assert_same(&last, &server.http.tallies("votes"));
+        written += 100;
+        server.cli_ok(&["restart", "votes"]);
+        votes::assert_counts(&server.http.tallies_of("votes", written), written);
+        assert!(server.stderr().contains("goes on from a checkpoint"), "{}", server.stderr());
+        server.http.recount("votes");
+    }
+    // It is only kept for that: cancelled at once, it has to be submitted again.
+    server.cli_ok(&["cancel", "votes", "--mode", "now"]);
+    let refused = server.http.post("/api/jobs/votes/restart", "");
+    assert!(refused.status == 409 && refused.text.contains("submit it again"), "{refused:?}");
+}

@@ -195,6 +195,15 @@ impl Recount {
         }
     }
 
+    /// As [`Recount::record`], of a record that was rejected when it was read: it counts as that, whatever is
+    /// made of it now. Whether it would be taken now.
+    pub fn rejected(&mut self, input: usize, record: &RecordRef<'_>) -> bool {
+        match &mut self.0 {
+            Kind::Tally(tally) => tally.rejected(input, record),
+            Kind::Polls(polls) => polls.rejected(input, record),
+        }
+    }
+
     /// All records were added: whether they are all to be added once more.
     pub fn again(&mut self) -> Result<bool, RecountError> {
         match &mut self.0 {

@@ -189,6 +189,14 @@ impl TallyRecount {
         verdict
     }
 
+    pub fn rejected(&mut self, input: usize, record: &RecordRef<'_>) -> bool {
+        if self.pass == 1 {
+            self.result.read += 1;
+            self.result.rejected += 1;
+        }
+        !matches!(self.judge.judge(input, record, &mut Event::default()), Judgement::Rejected(_))
+    }
+
     fn hold(&mut self, judgement: Judgement) -> Result<(), RecountError> {
         match judgement {
             Judgement::Claim(Claim { voided: Some(_), .. }) => {}

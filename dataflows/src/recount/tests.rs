@@ -543,3 +543,29 @@ fn what_does_not_fit_takes_more_passes_and_one_entity_that_is_too_large_is_refus
     let refused = recount_with(Recount::new(&job, &TestFormats).within(100), &records).1;
     assert_eq!(refused, Err(RecountError::Memory { bytes_max: 50 }));
 }
+
+/// A decoder that was mended takes a record that was rejected: it counts as that all the same, and is told.
+#[test]
+fn a_record_that_was_rejected_counts_as_that_whatever_it_is_now() {
+    let record = |offset, text: &'static str| RecordRef {
+        partition: PartitionId(0),
+        offset: Offset(offset),
+        timestamp_ms: 1,
+        key: None,
+        value: Some(text.as_bytes()),
+    };
+    let mut taken = 0;
+    let result = Recount::new(&job("json", "entity = '/e'\ngroup = '/g'\nkeep = 'last'"), &TestFormats)
+        .in_parts(2)
+        .over(|recount| {
+            recount.record(0, &record(0, r#"{"e":"a","g":"x"}"#));
+            for (offset, text) in [(1, r#"{"e":"a","g":"y"}"#), (2, "{")] {
+                taken += u64::from(recount.rejected(0, &record(offset, text)));
+            }
+            Ok::<_, RecountError>(())
+        });
+    let result = result.unwrap();
+    assert_eq!((result.read, result.rejected, result.matched, result.claims), (3, 2, 1, 1));
+    assert_eq!(result.lines.keys().collect::<Vec<_>>(), [&("job".to_owned(), "x".to_owned())]);
+    assert_eq!(taken, 2, "once in each of two passes");
+}

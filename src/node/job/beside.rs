@@ -6,6 +6,7 @@ use crate::node::job::{Inner, Job, JobState, Plan, has_reached};
 use crate::node::supervise::is_live;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use tallyflow_connectors::dead_letters::Again;
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::JobSpec;
@@ -25,8 +26,8 @@ pub struct Beside {
 pub enum Applied {
     /// To nothing: the job is cancelled, or does not compute that any more.
     Not,
-    /// To what readers see, or will see once it has caught up.
-    Shown(Arc<Plan>),
+    /// To what readers see, or will see once it has caught up; these offsets were read once more.
+    Shown(Arc<Plan>, Vec<Again>),
     /// To what is computed beside. `near`: it has come to its target, and is to be let forward.
     Beside { plan: Arc<Plan>, near: bool },
 }
@@ -70,8 +71,8 @@ impl Job {
                 self.changed.notify_all();
                 return Applied::Beside { plan: beside.plan.clone(), near };
             }
-            let told = inner.apply(update);
-            let applied = Applied::Shown(inner.plan.clone());
+            let (told, again) = inner.apply(update);
+            let applied = Applied::Shown(inner.plan.clone(), again);
             if !told {
                 return applied;
             }

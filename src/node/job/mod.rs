@@ -15,12 +15,13 @@ use beside::Beside;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use tallyflow_connectors::dead_letters::Again;
 use tallyflow_dataflows::engine::job::{Halt, InstallInput};
 use tallyflow_dataflows::ids::Offset;
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::spec::voids::Voids;
-use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
+use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId, ReadTo};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
@@ -99,6 +100,8 @@ struct Inner {
     /// While the engine catches up: what it has told so far, and where it must have come before that
     /// is shown.
     catching_up: Option<(JobResults, Vec<Vec<Offset>>)>,
+    /// Whether the engine's next update tells what a checkpoint held, and nothing that it has read.
+    is_restored: bool,
     /// What the engine is to be told to stop at when it is started again.
     halt: Option<Halt>,
     /// The last halt that was reached.
@@ -106,6 +109,8 @@ struct Inner {
     /// Whether a halt that is reached means that the job is paused.
     pausing: bool,
     replaced: bool,
+    /// Whether it was cancelled with a checkpoint.
+    keeps_state: bool,
     sinks: Vec<SinkStatus>,
     history: Option<HistoryStatus>,
     refill: Option<JobRefill>,
@@ -139,10 +144,12 @@ impl Job {
             results,
             voids,
             catching_up: None,
+            is_restored: false,
             halt: None,
             halt_reached: None,
             pausing: false,
             replaced: false,
+            keeps_state: false,
             sinks: Vec::new(),
             history: None,
             refill: None,
@@ -234,6 +241,14 @@ impl Job {
         self.tell();
     }
 
+    /// The engine has taken it up, and tells first what a checkpoint held, if there is one.
+    pub fn taken_up(&self, id: JobId, from_checkpoint: bool) {
+        let mut inner = self.lock();
+        if inner.plan.engine_id == id {
+            inner.is_restored = from_checkpoint;
+        }
+    }
+
     /// The offsets shown, by input and partition.
     pub fn offsets(&self) -> Vec<Vec<Offset>> {
         let inner = self.lock();
@@ -278,6 +293,16 @@ impl Job {
     /// Puts another form of the halt that was reached in its place.
     pub fn keep_halt(&self, halt: Halt) {
         self.lock().halt = Some(halt);
+    }
+
+    /// Notes whether a cancelled job can go on from a checkpoint.
+    pub fn keep_state(&self, keeps: bool) {
+        self.lock().keeps_state = keeps;
+    }
+
+    /// Whether it was cancelled with a checkpoint, from which it can go on.
+    pub fn keeps_state(&self) -> bool {
+        self.lock().keeps_state
     }
 
     /// Another job has taken the name: those who watch this one look for it anew.
@@ -367,16 +392,18 @@ impl Job {
 impl Inner {
     /// Goes on to an update's epoch; while catching up, silently, until what was shown before is
     /// reached. A cancelled job stays where it is, whatever its engine had still to tell. Whether readers
-    /// are to hear of it.
-    fn apply(&mut self, update: EpochUpdate) -> bool {
+    /// are to hear of it, and which offsets were read once more.
+    fn apply(&mut self, update: EpochUpdate) -> (bool, Vec<Again>) {
         self.kept.updated(&update);
+        let is_restored = std::mem::take(&mut self.is_restored);
         let Some((results, target)) = &mut self.catching_up else {
             self.results.apply(update);
-            return true;
+            return (true, Vec::new());
         };
+        let again = if is_restored { Vec::new() } else { read_again(results, &update) };
         results.apply(update);
         if !has_reached(results, target) {
-            return false;
+            return (false, again);
         }
         if let Some((mut results, _)) = self.catching_up.take() {
             if self.results.epoch().is_some() {
@@ -388,7 +415,7 @@ impl Inner {
         if matches!(self.state, JobState::Recovering | JobState::Rescaling) {
             self.state = JobState::Running;
         }
-        true
+        (true, again)
     }
 
     fn catch_up(&mut self, at_least: Vec<Vec<Offset>>) {
@@ -401,9 +428,23 @@ impl Inner {
             // "Where you are" means where it was.
             halt.until = Some(target.clone());
         }
+        self.is_restored = false;
         self.catching_up = Some((JobResults::new(self.results.shape().clone()), target));
         self.state = JobState::Recovering;
     }
+}
+
+/// The offsets that an update has read. Where two inputs read one topic nobody knows whose its letters are.
+fn read_again(results: &JobResults, update: &EpochUpdate) -> Vec<Again> {
+    let before: Vec<(&str, &[(Offset, Offset)])> = results.inputs().collect();
+    let is_shared = |topic: &str| before.iter().filter(|(other, _)| *other == topic).count() > 1;
+    let range = |to: &ReadTo| {
+        let (topic, places) = before.get(to.input as usize)?;
+        let (from, _) = places.get(to.partition.0 as usize)?;
+        let again = Again { topic: (*topic).to_owned(), partition: to.partition.0, from: from.0, to: to.next.0 };
+        (again.from < again.to && !is_shared(topic)).then_some(again)
+    };
+    update.offsets.iter().filter_map(range).collect()
 }
 
 /// Whether results have come to these places, by input and partition.

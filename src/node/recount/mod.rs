@@ -11,12 +11,12 @@ pub use why::{
 };
 
 use reading::{Records, Turn};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tallyflow_connectors::decode::BuiltinFormats;
-use tallyflow_dataflows::ids::{Epoch, Offset};
+use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::recount::Recount;
 pub(super) use tallyflow_dataflows::recount::RecountError as Error;
@@ -24,6 +24,11 @@ use tallyflow_dataflows::results::Group;
 use tallyflow_dataflows::spec::Dataflow;
 use tallyflow_dataflows::spec::polls::PollInForce;
 
+/// Why records were rejected, by input, partition and offset.
+type Rejections = HashMap<(usize, PartitionId, Offset), String>;
+
+/// How many dead letters are looked at under one lock.
+const LETTERS_AT_ONCE: usize = 1_000;
 /// How many differences are named.
 const DIFFERENCES_MAX: usize = 100;
 /// What is compared of the accounting, in its order.
@@ -56,10 +61,17 @@ impl Node {
         // The plan of just these numbers: another form may take the job's place at any time.
         let plan = shown.plan.clone();
         let records = Records::new(self, &turn, &plan, &shown.next);
+        let letters = self.rejections(&job, &plan)?;
         let recount = Recount::with_polls(&plan.spec, &BuiltinFormats, &polls).within(self.config.recount.memory_max);
+        let mut redecodable = 0;
         let counted = recount.over(|recount| {
-            records.read(recount.passes(), |input, record| {
-                recount.record(input, record);
+            let passes = recount.passes();
+            records.read(passes, |input, record| {
+                if !letters.contains_key(&(input, record.partition, record.offset)) {
+                    recount.record(input, record);
+                } else if recount.rejected(input, record) && passes.pass == 1 {
+                    redecodable += 1;
+                }
             })
         })?;
         let plain = [
@@ -107,7 +119,34 @@ impl Node {
         let ms = started.elapsed().as_millis() as u64;
         let at_ms = jiff::Timestamp::now().as_millisecond();
         job.set_recounted(form, RecountOutcome { at_ms, records: shown.read, ms, difference });
-        Ok(Recounted { job: name.to_owned(), epoch: shown.epoch, equal, records: shown.read, ms, differences })
+        Ok(Recounted {
+            job: name.to_owned(),
+            epoch: shown.epoch,
+            equal,
+            records: shown.read,
+            redecodable,
+            ms,
+            differences,
+        })
+    }
+
+    /// Why records were rejected when they were read, by input, partition and offset: a decoder that has been
+    /// mended since may take them. Where two inputs read one topic nobody knows whose a letter is.
+    fn rejections(&self, job: &Job, plan: &Plan) -> Result<Rejections, RecountError> {
+        let mut rejections = HashMap::new();
+        let mut after = None;
+        loop {
+            let letters = self.dead_letters(job.name(), after.take(), LETTERS_AT_ONCE)?;
+            let Some(last) = letters.last() else { return Ok(rejections) };
+            after = Some((last.topic.clone(), last.partition, last.offset));
+            for letter in letters {
+                let mut inputs = plan.inputs.iter().enumerate().filter(|(_, input)| input.topic == letter.topic);
+                if let (Some((input, _)), None) = (inputs.next(), inputs.next()) {
+                    let place = (input, PartitionId(letter.partition), Offset(letter.offset));
+                    rejections.insert(place, letter.reason);
+                }
+            }
+        }
     }
 
     /// What a job shows, and the polls in force if it has such.

@@ -1,7 +1,7 @@
 //! Where a number comes from, and what became of a record: read from the log beside the job.
 
-use super::Shown;
 use super::reading::{Records, Turn};
+use super::{Rejections, Shown};
 use crate::node::job::Plan;
 use crate::node::{Node, RecountError};
 use serde::{Deserialize, Serialize};
@@ -190,7 +190,8 @@ impl Node {
         let (shown, polls) = self.shown_and_polls(&job)?;
         let plan = shown.plan.clone();
         let records = Records::new(self, &turn, &plan, &shown.next);
-        let asked = Asked { node: self, plan: &plan, polls: &polls, records: &records };
+        let rejections = self.rejections(&job, &plan)?;
+        let asked = Asked { node: self, plan: &plan, polls: &polls, records: &records, rejections };
         match question {
             WhyQuestion::Line { subject, group, limit } => {
                 let all = job.read(|results| results.subjects(subject)).unwrap_or_default();
@@ -209,11 +210,21 @@ struct Asked<'a> {
     plan: &'a Plan,
     polls: &'a [PollInForce],
     records: &'a Records<'a>,
+    rejections: Rejections,
 }
 
 impl Asked<'_> {
     fn why(&self, question: Question) -> Why {
         Why::new(&self.plan.spec, &BuiltinFormats, self.polls, question).within(self.node.config.recount.memory_max)
+    }
+
+    /// Reads all records but those that were rejected when the job read them.
+    fn read(&self, why: &mut Why) -> Result<(), RecountError> {
+        self.records.read(why.passes(), |input, record| {
+            if !self.rejections.contains_key(&(input, record.partition, record.offset)) {
+                why.record(input, record);
+            }
+        })
     }
 
     fn line(
@@ -227,7 +238,7 @@ impl Asked<'_> {
         let question = Question::Line { subject: subject.to_owned(), group: group.to_owned(), limit };
         let mut why = self.why(question);
         loop {
-            self.records.read(why.passes(), |input, record| why.record(input, record))?;
+            self.read(&mut why)?;
             if !why.again()? {
                 break;
             }
@@ -264,10 +275,15 @@ impl Asked<'_> {
                 continue;
             }
             let at = At { input, partition: *partition, offset: *offset };
+            if let Some(reason) = self.rejections.get(&(input, *partition, *offset)) {
+                let (class, reason) = (RecordClass::Rejected, Some(reason.clone()));
+                readings.push(WhyReading { input, class, reason, replaced: None, claims: Vec::new() });
+                continue;
+            }
             let mut why = self.why(Question::At(at));
             self.records.one(at, |record| why.record(input, record))?;
             while why.again()? {
-                self.records.read(why.passes(), |input, record| why.record(input, record))?;
+                self.read(&mut why)?;
             }
             readings.extend(self.reading(input, why.finish()));
         }

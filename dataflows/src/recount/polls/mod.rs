@@ -111,6 +111,14 @@ impl PollsRecount {
         })
     }
 
+    pub fn rejected(&mut self, input: usize, record: &RecordRef<'_>) -> bool {
+        if self.pass == 1 {
+            self.counts.read += 1;
+            self.counts.rejected += 1;
+        }
+        self.reader.read(input, record).is_ok()
+    }
+
     /// Takes what a record says; whether that is a claim in any poll, of whatever share.
     fn claims(&mut self, Heard { said, order, voided }: Heard, timestamp_ms: i64) -> bool {
         let (share, is_first) = (self.share, self.pass == 1);
