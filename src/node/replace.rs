@@ -156,7 +156,9 @@ impl Node {
             }
             // Else the engine that is being started reads it anew.
             if let Some(running) = running.as_ref() {
-                let first = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
+                // Of a job that has shown nothing since the server was started, the block is above all it ever did.
+                let newest = Epoch(self.newest_epoch.load(Ordering::Acquire) + EPOCHS_APART);
+                let first = running.first_epoch.max(newest);
                 let polls = self.polls_to_install(job);
                 running.link.command(self.install(job, first, running.epoch_limit, polls));
             }
