@@ -73,9 +73,9 @@ pub enum EngineEvent {
 /// What became of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CheckpointEvent {
-    /// It is there: of which epoch, since when, how many ms after its epoch was over, what it has added to
-    /// the store, and all it needs there.
-    Taken { epoch: Epoch, at_ms: i64, ms: u64, bytes: u64, held_bytes: u64 },
+    /// It is there: of which epoch, since when, how many ms after its epoch was over, for how many us at most
+    /// an operator was kept from its work at one time, what it has added to the store, and all it needs there.
+    Taken { epoch: Epoch, at_ms: i64, ms: u64, stall_us: u64, bytes: u64, held_bytes: u64 },
     /// It can't be written, and is tried again or not.
     Failed { error: String, again: bool },
     /// Another engine has taken the job up.

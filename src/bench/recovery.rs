@@ -62,6 +62,9 @@ struct Report {
     /// From a record being there to being told, in ms: without checkpoints, and while they are written.
     latency_ms: Latency,
     latency_with_checkpoints_ms: Latency,
+    /// For how long an operator was kept from its work at one time while they were written, in ms: the median of
+    /// the checkpoints, and the longest.
+    stall_ms: [f64; 2],
     /// Checkpoints written meanwhile, and what each has added on average.
     checkpoints: u64,
     changed_bytes: u64,
@@ -78,6 +81,12 @@ struct Latency {
     p50: f64,
     p99: f64,
     max: f64,
+}
+
+/// A checkpoint that was written.
+struct Taken {
+    bytes: u64,
+    stall_us: u64,
 }
 
 /// Votes that are made when they are read: the first of each voter, then others of the same.
@@ -188,9 +197,9 @@ pub fn run(voters: u64, workers: usize, json: bool) -> anyhow::Result<()> {
     let (plain_write_s, plain_read_s) = plain(dir.path(), checkpoint_bytes)?;
 
     progress.set_message("votes are changed");
-    let (latency_ms, ..) = change(&mut bench, &votes, false)?;
+    let (latency_ms, _) = change(&mut bench, &votes, false)?;
     progress.set_message("votes are changed while checkpoints are written");
-    let (latency_with_checkpoints_ms, checkpoints, bytes) = change(&mut bench, &votes, true)?;
+    let (latency_with_checkpoints_ms, taken) = change(&mut bench, &votes, true)?;
     checkpoint(&mut bench)?;
 
     progress.set_message("the job is taken up again");
@@ -201,6 +210,10 @@ pub fn run(voters: u64, workers: usize, json: bool) -> anyhow::Result<()> {
     let server = tempfile::tempdir()?;
     let pause_ms = super::pause::measure(server.path(), voters, workers)?;
     progress.finish_and_clear();
+    let checkpoints = taken.len() as u64;
+    let mut stalls: Vec<u64> = taken.iter().map(|taken| taken.stall_us).collect();
+    stalls.sort_unstable();
+    let stall = |at: usize| stalls.get(at).map_or(0.0, |us| *us as f64 / 1e3);
     print(
         &Report {
             workload: "recovery",
@@ -213,8 +226,14 @@ pub fn run(voters: u64, workers: usize, json: bool) -> anyhow::Result<()> {
             plain_read_s,
             latency_ms,
             latency_with_checkpoints_ms,
+            stall_ms: [stall(stalls.len() / 2), stall(stalls.len().saturating_sub(1))],
             checkpoints,
-            changed_bytes: bytes.checked_div(checkpoints).unwrap_or_default(),
+            changed_bytes: taken
+                .iter()
+                .map(|taken| taken.bytes)
+                .sum::<u64>()
+                .checked_div(checkpoints)
+                .unwrap_or_default(),
             recovery_s,
             rescale_s,
             pause_ms,
@@ -256,8 +275,8 @@ fn plain(dir: &Path, bytes: u64) -> anyhow::Result<(f64, f64)> {
 }
 
 /// Has votes changed for a while, with or without checkpoints one after another; how long each batch took,
-/// how many checkpoints there were and what they added.
-fn change(bench: &mut Bench, votes: &Votes, with_checkpoints: bool) -> anyhow::Result<(Latency, u64, u64)> {
+/// what the checkpoints were.
+fn change(bench: &mut Bench, votes: &Votes, with_checkpoints: bool) -> anyhow::Result<(Latency, Vec<Taken>)> {
     let mut histogram = Histogram::<u64>::new(3)?;
     let before = bench.checkpoint_events.len();
     let mut total: u64 = votes.ends.iter().map(|end| end.load(Ordering::Acquire)).sum();
@@ -287,12 +306,12 @@ fn change(bench: &mut Bench, votes: &Votes, with_checkpoints: bool) -> anyhow::R
         bail!("the job failed: {error}");
     }
     let taken = bench.checkpoint_events[before..].iter().filter_map(|(_, event)| match event {
-        CheckpointEvent::Taken { bytes, .. } => Some(*bytes),
+        CheckpointEvent::Taken { bytes, stall_us, .. } => Some(Taken { bytes: *bytes, stall_us: *stall_us }),
         _ => None,
     });
-    let bytes: Vec<u64> = taken.collect();
+    let taken = taken.collect();
     let ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-    Ok((Latency { p50: ms(0.5), p99: ms(0.99), max: ms(1.0) }, bytes.len() as u64, bytes.iter().sum()))
+    Ok((Latency { p50: ms(0.5), p99: ms(0.99), max: ms(1.0) }, taken))
 }
 
 /// From the start of an engine until it shows what was shown before.
@@ -347,6 +366,10 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         "{} checkpoints meanwhile, of {:.2} MB each",
         report.checkpoints,
         report.changed_bytes as f64 / 1e6
+    ))?;
+    let [median, longest] = report.stall_ms;
+    output::line(format_args!(
+        "they kept an operator from its work for {median:.2} ms at one time (median of the longest), and {longest:.2} at most"
     ))?;
     let [up, down] = report.pause_ms;
     Ok(output::line(format_args!(

@@ -6,7 +6,7 @@ use super::client::{Client, RequestError, read};
 use super::output::{Rows, accounting_lines, json_list, line, plain};
 use super::replace;
 use super::{voids, why};
-use crate::node::job::JobStatus;
+use crate::node::job::{CheckpointStatus, JobStatus};
 use crate::node::{Difference, Recounted};
 use anyhow::{Context, anyhow};
 use reqwest::{Method, StatusCode};
@@ -98,7 +98,7 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
         json_list(&items)?;
         return Ok(Outcome::Done);
     }
-    let header = ["job", "state", "epoch", "read", "counted", "lag", "error"];
+    let header = ["job", "state", "epoch", "read", "counted", "lag", "checkpoint", "error"];
     let mut rows = Rows::new(&header, &["epoch", "read", "counted", "lag"]);
     for item in &items {
         let job: JobStatus = read(item.get())?;
@@ -109,6 +109,7 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
             job.accounting.read.to_string(),
             job.accounting.counted.to_string(),
             job.inputs.iter().map(|i| i.lag).sum::<u64>().to_string(),
+            job.checkpoint.map_or_else(|| "-".to_owned(), |kept| format!("{} s old", age_s(&kept))),
             job.error.unwrap_or_default(),
         ]);
     }
@@ -118,6 +119,11 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
         rows.print()?;
     }
     Ok(Outcome::Done)
+}
+
+/// How long ago a checkpoint was written, in s.
+fn age_s(kept: &CheckpointStatus) -> i64 {
+    jiff::Timestamp::now().duration_since(kept.at).as_secs().max(0)
 }
 
 /// A record that was the newest of its class.
@@ -154,7 +160,7 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
         }
     }
     if let Some(kept) = &job.checkpoint {
-        let age = jiff::Timestamp::now().duration_since(kept.at).as_secs().max(0);
+        let age = age_s(kept);
         line(format_args!(
             "checkpoint at epoch {}, {age} s old: {} bytes added in {} ms, {} bytes in all",
             kept.epoch, kept.bytes, kept.ms, kept.held_bytes

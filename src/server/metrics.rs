@@ -187,6 +187,7 @@ struct Checkpoints {
     epoch: Family<OfJob, Gauge>,
     at: Family<OfJob, Gauge<f64, AtomicU64>>,
     seconds: Family<OfJob, Gauge<f64, AtomicU64>>,
+    stall: Family<OfJob, Gauge<f64, AtomicU64>>,
     bytes: Family<OfJob, Gauge>,
     held_bytes: Family<OfJob, Gauge>,
     failing: Family<OfJob, Gauge>,
@@ -197,6 +198,7 @@ impl Checkpoints {
         self.epoch.get_or_create(&job).set(checkpoint.epoch.0 as i64);
         self.at.get_or_create(&job).set(checkpoint.at.as_millisecond() as f64 / 1e3);
         self.seconds.get_or_create(&job).set(checkpoint.ms as f64 / 1e3);
+        self.stall.get_or_create(&job).set(checkpoint.stall_us as f64 / 1e6);
         self.bytes.get_or_create(&job).set(checkpoint.bytes as i64);
         self.held_bytes.get_or_create(&job).set(checkpoint.held_bytes as i64);
         self.failing.get_or_create(&job).set(i64::from(checkpoint.error.is_some()));
@@ -207,6 +209,8 @@ impl Checkpoints {
         let help = "When the newest checkpoint was whole, in seconds since 1970";
         registry.register("job_checkpoint_timestamp_seconds", help, self.at);
         registry.register("job_checkpoint_seconds", "How long the newest checkpoint took", self.seconds);
+        let help = "How long the newest checkpoint has kept an operator from its work at one time, at most";
+        registry.register("job_checkpoint_stall_seconds", help, self.stall);
         registry.register("job_checkpoint_bytes", "What the newest checkpoint has added", self.bytes);
         registry.register("job_checkpoint_held_bytes", "What all that it needs takes", self.held_bytes);
         registry.register("job_checkpoint_failing", "1 while the next one can't be written", self.failing);

@@ -46,8 +46,10 @@ pub enum Piece {
         records: RecordChanges,
         polls: Vec<PollKey>,
     },
-    /// An operator has given all it has.
-    Done,
+    /// An operator has given all it has; so long at most was it kept from its work in one turn.
+    Done {
+        stall: Duration,
+    },
     /// The job is gone.
     Gone,
 }
@@ -102,6 +104,7 @@ struct Taking {
     rewrite: Rewrite,
     began: Instant,
     left: usize,
+    stall: Duration,
     file: Vec<u8>,
     /// Files that are full: by name, until they are written.
     files: Vec<(File, Option<Vec<u8>>)>,
@@ -146,6 +149,7 @@ impl Writer {
                     rewrite,
                     began: Instant::now(),
                     left: takers,
+                    stall: Duration::ZERO,
                     file: frame::begin(),
                     files: Vec::new(),
                     told: None,
@@ -163,8 +167,9 @@ impl Writer {
                     taking.told = Some((epoch, offsets, records, polls));
                 }
             }
-            Piece::Done => {
+            Piece::Done { stall } => {
                 if let Some(taking) = folder.and_then(|folder| folder.taking.as_mut()) {
+                    taking.stall = taking.stall.max(stall);
                     taking.left = taking.left.saturating_sub(1);
                     self.write(job);
                 }
@@ -176,7 +181,7 @@ impl Writer {
     fn write(&mut self, job: JobId) {
         let Some(folder) = self.jobs.get_mut(&job) else { return };
         let Some(taking) = folder.taking.as_ref() else { return };
-        let (number, outbox) = (taking.number, taking.outbox.clone());
+        let (number, outbox, stall) = (taking.number, taking.outbox.clone(), taking.stall);
         let tell = |event| outbox.send(EngineEvent::Checkpoint { job, number, event });
         match folder.write(self.store.as_ref()) {
             Ok(Written::NotYet) => {}
@@ -186,6 +191,7 @@ impl Writer {
                     epoch: checkpoint.epoch,
                     at_ms: checkpoint.at_ms,
                     ms: checkpoint.ms,
+                    stall_us: stall.as_micros() as u64,
                     bytes: checkpoint.bytes,
                     held_bytes: checkpoint.files.iter().map(|file| file.bytes).sum(),
                 });

@@ -91,13 +91,15 @@ impl Collector {
         if let Some((_, due)) = self.job.due().filter(|(_, due)| has_passed(*due)) {
             self.tell(Some(due + 1));
             // What a failed job holds may be half an epoch: it never becomes a checkpoint.
-            if !self.job.has_failed() && taker.take_at_once(due, &mut self.told) {
+            if !self.job.has_failed()
+                && let Some(stall) = taker.take_at_once(due, &mut self.told)
+            {
                 if self.is_home {
                     let polls = self.showing.as_ref().map(Showing::keys).unwrap_or_default();
                     let (offsets, records) = (self.told.offsets.values().copied().collect(), self.told.records);
                     self.job.give(Piece::Told { epoch: self.told_epoch, offsets, records, polls });
                 }
-                self.job.give(Piece::Done);
+                self.job.give(Piece::Done { stall });
             }
         }
         self.tell(frontier);

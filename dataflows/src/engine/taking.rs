@@ -20,6 +20,9 @@ pub struct Taker {
     begun: u64,
     /// By key group, whether it is still to be written; and the first that may be.
     left: Option<(Vec<bool>, usize)>,
+    /// How long it has kept its operator from its work in this turn, and of the checkpoint at most in one.
+    spent: Duration,
+    longest: Duration,
 }
 
 impl Taker {
@@ -28,7 +31,7 @@ impl Taker {
 
     pub fn new(job: &Arc<Job>, activator: Activator) -> Self {
         job.takers.fetch_add(1, Ordering::AcqRel);
-        Taker { job: job.clone(), activator, begun: 0, left: None }
+        Taker { job: job.clone(), activator, begun: 0, left: None, spent: Duration::ZERO, longest: Duration::ZERO }
     }
 
     /// To be called before something of `epoch` is applied.
@@ -56,7 +59,7 @@ impl Taker {
         if let Some((left, _)) = &mut self.left
             && std::mem::take(&mut left[group])
         {
-            write(&self.job, group, state);
+            self.write(group, state);
         }
     }
 
@@ -68,38 +71,51 @@ impl Taker {
         {
             self.begin(number, state);
         }
-        let Some((left, next)) = &mut self.left else { return };
-        let started = Instant::now();
-        while *next < left.len() {
-            if std::mem::take(&mut left[*next]) {
-                write(&self.job, *next, state);
-                if started.elapsed() > Self::TURN {
-                    return self.activator.activate();
+        let before = self.spent;
+        while let Some((left, next)) = &mut self.left {
+            if *next == left.len() {
+                self.left = None;
+                self.end_turn();
+                let stall = std::mem::take(&mut self.longest);
+                return self.job.give(Piece::Done { stall });
+            }
+            let group = *next;
+            *next += 1;
+            if std::mem::take(&mut left[group]) {
+                self.write(group, state);
+                if self.spent - before > Self::TURN {
+                    self.activator.activate();
+                    break;
                 }
             }
-            *next += 1;
         }
-        self.left = None;
-        self.job.give(Piece::Done);
+        self.end_turn();
+    }
+
+    fn end_turn(&mut self) {
+        self.longest = self.longest.max(std::mem::take(&mut self.spent));
     }
 
     fn begin(&mut self, number: u64, state: &mut impl Grouped) {
         self.begun = number;
+        let started = Instant::now();
         let left = self.changed(state);
+        self.spent += started.elapsed();
         self.left = Some((left, 0));
         self.activator.activate();
     }
 
     /// Writes all at once; to be called between the last of the checkpoint's epoch and the first after it.
-    /// Answers whether there is a checkpoint of that epoch to be written now.
-    pub fn take_at_once(&mut self, closed: u64, state: &mut impl Grouped) -> bool {
-        let due = self.job.due().filter(|(number, of)| *number > self.begun && *of <= closed);
-        let Some((number, _)) = due else { return false };
+    /// Answers how long that took, if there is a checkpoint of that epoch to be written now.
+    pub fn take_at_once(&mut self, closed: u64, state: &mut impl Grouped) -> Option<Duration> {
+        let (number, _) = self.job.due().filter(|(number, of)| *number > self.begun && *of <= closed)?;
+        let started = Instant::now();
         self.begun = number;
         for (group, _) in self.changed(state).into_iter().enumerate().filter(|(_, changed)| *changed) {
-            write(&self.job, group, state);
+            self.write(group, state);
         }
-        true
+        self.spent = Duration::ZERO;
+        Some(started.elapsed())
     }
 
     /// By group, whether there is something to write; with those that are to be written whole.
@@ -107,10 +123,12 @@ impl Taker {
         self.job.rewrite(S::KIND).into_iter().for_each(|group| state.mark_all(group));
         (0..EntityHash::KEY_GROUPS).map(|group| state.has_changed(group)).collect()
     }
-}
 
-fn write<S: Grouped>(job: &Job, group: usize, state: &mut S) {
-    let mut body = Vec::new();
-    let all = state.write(group, &mut body);
-    job.give(Piece::Frame(Frame { kind: S::KIND, group: group as u16, all, body }));
+    fn write<S: Grouped>(&mut self, group: usize, state: &mut S) {
+        let started = Instant::now();
+        let mut body = Vec::new();
+        let all = state.write(group, &mut body);
+        self.job.give(Piece::Frame(Frame { kind: S::KIND, group: group as u16, all, body }));
+        self.spent += started.elapsed();
+    }
 }

@@ -21,6 +21,9 @@ pub struct CheckpointStatus {
     pub bytes: u64,
     /// How long it took from its epoch's end.
     pub ms: u64,
+    /// For how long, in us, an operator was kept from its work by it, at most at one time.
+    #[serde(default)]
+    pub stall_us: u64,
     /// What the checkpoints take there that the job could go on from.
     pub held_bytes: u64,
     /// Why the next one can't be written, while that is so.
@@ -91,9 +94,9 @@ impl Job {
         {
             let kept = &mut self.lock().kept;
             let ended = match event {
-                CheckpointEvent::Taken { epoch, at_ms, ms, bytes, held_bytes } => {
+                CheckpointEvent::Taken { epoch, at_ms, ms, stall_us, bytes, held_bytes } => {
                     let at = Timestamp::from_millisecond(at_ms).unwrap_or_default();
-                    kept.newest = Some(CheckpointStatus { epoch, at, bytes, ms, held_bytes, error: None });
+                    kept.newest = Some(CheckpointStatus { epoch, at, bytes, ms, stall_us, held_bytes, error: None });
                     kept.error = None;
                     Ok(())
                 }
