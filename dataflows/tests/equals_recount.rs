@@ -322,14 +322,43 @@ fn recount(spec: &JobSpec, log: &MemoryLog, offsets: &[(String, Vec<u64>)]) -> R
     let one = recount_in(Recount::new(spec, &PlainFormats), log, offsets);
     let many = Recount::new(spec, &PlainFormats).in_parts(3).within(50_000);
     assert_eq!(recount_in(many, log, offsets), one, "in many passes");
+    let halves = |offsets: &[(String, Vec<u64>)]| {
+        let half = |ends: &Vec<u64>| ends.iter().map(|end| end / 2).collect::<Vec<u64>>();
+        offsets.iter().map(|(topic, ends)| (topic.clone(), half(ends))).collect::<Vec<_>>()
+    };
+    for in_parts in [1, 3] {
+        let base = Rc::new(RefCell::new(Vec::new()));
+        let keep = base.clone();
+        let mut first = Recount::new(spec, &PlainFormats).in_parts(in_parts);
+        assert!(first.keep(move |piece| keep.borrow_mut().push(piece.to_vec())));
+        recount_in(first, log, &halves(offsets));
+        let rest = Recount::new(spec, &PlainFormats).in_parts(4 - in_parts);
+        let rest = recount_from(rest, log, Some((&base.borrow(), &halves(offsets))), offsets);
+        assert_eq!(rest, one, "going on from what the first half came to");
+    }
     one
 }
 
 fn recount_in(recount: Recount, log: &MemoryLog, offsets: &[(String, Vec<u64>)]) -> RecountResult {
+    recount_from(recount, log, None, offsets)
+}
+
+/// Likewise from a base, which stands for the records before offsets of its own.
+type Base<'a> = (&'a [Vec<u8>], &'a [(String, Vec<u64>)]);
+
+fn recount_from(
+    recount: Recount,
+    log: &MemoryLog,
+    base: Option<Base<'_>>,
+    offsets: &[(String, Vec<u64>)],
+) -> RecountResult {
     let result = recount.over(|recount| {
+        base.iter().flat_map(|(pieces, _)| *pieces).for_each(|piece| assert!(recount.piece(piece)));
         for (input, (topic, ends)) in offsets.iter().enumerate() {
             for (partition, end) in ends.iter().enumerate() {
-                for (offset, record) in log.records(topic, partition).iter().enumerate().take(*end as usize) {
+                let from = base.map_or(0, |(_, offsets)| offsets[input].1[partition]) as usize;
+                for (offset, record) in log.records(topic, partition).iter().enumerate().take(*end as usize).skip(from)
+                {
                     let record = RecordRef {
                         partition: PartitionId(partition as u32),
                         offset: Offset(offset as u64),

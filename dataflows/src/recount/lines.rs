@@ -1,11 +1,14 @@
 //! The lines of a tally, from the claims that stand.
 
+use super::base::Piece;
 use super::judge::{Claim, Order};
 use super::share::Share;
 use super::{ENTRY_BYTES, RecountError, text_bytes};
 use crate::number::Decimal;
 use crate::spec::Aggregate;
 use ethnum::I256;
+use serde::{Deserialize, Serialize};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The lines so far.
@@ -23,15 +26,32 @@ pub(super) struct Lines {
 
 /// All that any aggregate needs of a line's contributions.
 struct Line {
+    sums: Sums,
+    /// By `distinct` of the job file, the values of this round and how many the rounds before had.
+    distinct: Vec<(BTreeSet<String>, usize)>,
+}
+
+/// What a line's contributions come to, but for the values that are told apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Sums {
     count: i64,
     /// In units of 10^-18: i64 many 128-bit values can't overflow 256 bits.
     sum: I256,
-    min: Decimal,
-    max: Decimal,
+    /// In units, like the value of `last`.
+    min: i128,
+    max: i128,
     /// The value with the greatest order key, then the greatest entry.
-    last: ((Order, usize), Decimal),
-    /// By `distinct` of the job file, the values of this round and how many the rounds before had.
-    distinct: Vec<(BTreeSet<String>, usize)>,
+    last: ((Order, usize), i128),
+}
+
+impl Sums {
+    fn add(&mut self, other: &Sums) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        self.last = self.last.max(other.last);
+    }
 }
 
 /// Lines and totals, as the result has them.
@@ -67,29 +87,45 @@ impl Lines {
     /// Adds a claim that stands. Each is added once in every round.
     pub fn add(&mut self, claim: &Claim) -> Result<(), RecountError> {
         for contribution in &claim.contributions {
-            let value = contribution.value;
-            let at = (claim.order, contribution.entry);
-            let line = self.lines.entry((claim.subject.clone(), contribution.group.clone())).or_insert_with(|| Line {
-                count: 0,
-                sum: I256::ZERO,
-                min: value,
-                max: value,
-                last: (at, value),
-                distinct: vec![Default::default(); claim.distinct.len()],
-            });
-            if self.is_first {
-                line.count += 1;
-                line.sum += I256::from(value.units());
-                line.min = line.min.min(value);
-                line.max = line.max.max(value);
-                line.last = line.last.max((at, value));
-            }
-            for ((set, _), value) in line.distinct.iter_mut().zip(&claim.distinct) {
-                if self.marks.holds(value.as_str()) && set.insert(value.clone()) {
-                    self.bytes += mark_bytes(value);
-                }
+            let units = contribution.value.units();
+            let last = ((claim.order, contribution.entry), units);
+            let sums = Sums { count: 1, sum: I256::from(units), min: units, max: units, last };
+            self.sum(&claim.subject, &contribution.group, &sums);
+            for (place, value) in claim.distinct.iter().enumerate() {
+                self.mark(&claim.subject, &contribution.group, place, value);
             }
         }
+        self.bound()
+    }
+
+    /// Adds what contributions of a line come to.
+    pub fn sum(&mut self, subject: &str, group: &str, sums: &Sums) {
+        let is_first = self.is_first;
+        let distinct = self.aggregates.iter().filter(|a| matches!(a, Aggregate::Distinct(_))).count();
+        match self.lines.entry((subject.to_owned(), group.to_owned())) {
+            Entry::Vacant(entry) => {
+                entry.insert(Line { sums: sums.clone(), distinct: vec![Default::default(); distinct] });
+            }
+            Entry::Occupied(mut entry) if is_first => entry.get_mut().sums.add(sums),
+            Entry::Occupied(_) => {}
+        }
+    }
+
+    /// Adds a value that is told apart, of a line that is there; [`Lines::bound`] is to be called after some.
+    pub fn mark(&mut self, subject: &str, group: &str, place: usize, value: &str) {
+        if !self.marks.holds(value) {
+            return;
+        }
+        let line = self.lines.get_mut(&(subject.to_owned(), group.to_owned()));
+        if let Some((set, _)) = line.and_then(|line| line.distinct.get_mut(place))
+            && set.insert(value.to_owned())
+        {
+            self.bytes += mark_bytes(value);
+        }
+    }
+
+    /// Leaves out values until what is held is within its bound.
+    pub fn bound(&mut self) -> Result<(), RecountError> {
         while self.bytes > self.bytes_max {
             self.marks = self.marks.halved().ok_or(RecountError::Memory { bytes_max: self.bytes_max })?;
             let (marks, mut bytes) = (self.marks, 0);
@@ -124,6 +160,21 @@ impl Lines {
         self.marks.left()
     }
 
+    /// What the lines come to so far, for a base: all in the first round, in each the values of that.
+    pub fn pieces(&self, mut each: impl FnMut(Piece)) {
+        for ((subject, group), line) in &self.lines {
+            let name = || (subject.clone(), group.clone());
+            if self.is_first {
+                let (subject, group) = name();
+                each(Piece::Line { subject, group, sums: line.sums.clone() });
+            }
+            for (place, (set, _)) in line.distinct.iter().enumerate().filter(|(_, (set, _))| !set.is_empty()) {
+                let (subject, group) = name();
+                each(Piece::Marks { subject, group, place, values: set.iter().cloned().collect() });
+            }
+        }
+    }
+
     /// The aggregates of each line, and the totals of the subjects.
     pub fn finish(self) -> Result<Finished, RecountError> {
         let mut lines = BTreeMap::new();
@@ -150,15 +201,15 @@ impl Lines {
 impl Line {
     /// `None`: a sum that is asked for does not fit.
     fn finish(&self, aggregates: &[Aggregate]) -> Option<Vec<Option<Decimal>>> {
-        let mut distinct = self.distinct.iter();
+        let (sums, mut distinct) = (&self.sums, self.distinct.iter());
         let value = |aggregate: &Aggregate| {
             Some(Some(match aggregate {
-                Aggregate::Count => Decimal::from_int(self.count),
-                Aggregate::Sum => Decimal::from_units(i128::try_from(self.sum).ok()?),
-                Aggregate::Min => self.min,
-                Aggregate::Max => self.max,
-                Aggregate::Avg => average(self.sum, self.count),
-                Aggregate::Last => self.last.1,
+                Aggregate::Count => Decimal::from_int(sums.count),
+                Aggregate::Sum => Decimal::from_units(i128::try_from(sums.sum).ok()?),
+                Aggregate::Min => Decimal::from_units(sums.min),
+                Aggregate::Max => Decimal::from_units(sums.max),
+                Aggregate::Avg => average(sums.sum, sums.count),
+                Aggregate::Last => Decimal::from_units(sums.last.1),
                 Aggregate::Distinct(_) => {
                     Decimal::from_int(distinct.next().map(|(set, before)| set.len() + before)? as i64)
                 }

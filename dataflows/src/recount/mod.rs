@@ -52,6 +52,7 @@
 //! assert_eq!(result.lines[&("drinks".into(), "tea".into())], [Some(Decimal::from_int(2))]);
 //! ```
 
+mod base;
 mod judge;
 mod lines;
 mod polls;
@@ -183,6 +184,28 @@ impl Recount {
             Kind::Polls(polls) => polls.in_parts(parts),
         }
         self
+    }
+
+    /// Has `keep` take what this comes to, in pieces, by the time when it is finished; whether it can: of polls
+    /// it can't. They are no more than what a pass holds, and a later recount that begins with them goes on
+    /// from here.
+    pub fn keep(&mut self, keep: impl FnMut(&[u8]) + 'static) -> bool {
+        match &mut self.0 {
+            Kind::Tally(tally) => {
+                tally.keep(Box::new(keep));
+                true
+            }
+            Kind::Polls(_) => false,
+        }
+    }
+
+    /// Adds a piece of what an earlier recount of the job has come to. In each pass each is added once. Whether
+    /// it is one.
+    pub fn piece(&mut self, piece: &[u8]) -> bool {
+        match &mut self.0 {
+            Kind::Tally(tally) => tally.piece(piece),
+            Kind::Polls(_) => false,
+        }
     }
 
     /// Adds a record of the input with that place in the job file. In each pass each record is added once;

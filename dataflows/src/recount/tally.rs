@@ -1,5 +1,6 @@
 //! The recount of a `tally` job: one keep rule for all claims.
 
+use super::base::{self, Piece};
 use super::judge::{Claim, Judge, Judgement, Key, Order};
 use super::lines::Lines;
 use super::share::Share;
@@ -28,9 +29,14 @@ pub(super) struct TallyRecount {
     /// Of `standing` and `replaced`.
     bytes: usize,
     bytes_max: usize,
+    /// Takes what this comes to, in pieces.
+    keep: Option<Keeper>,
     /// Nothing is looked at any more.
     failed: Option<RecountError>,
 }
+
+/// Takes the pieces of a base.
+pub(super) type Keeper = Box<dyn FnMut(&[u8])>;
 
 /// By entity, what stands of what was read so far.
 enum Standing {
@@ -132,6 +138,7 @@ impl TallyRecount {
             pass: 1,
             bytes: 0,
             bytes_max: usize::MAX,
+            keep: None,
             failed: None,
         }
     }
@@ -179,12 +186,9 @@ impl TallyRecount {
                 }
             }
         });
-        if self.failed.is_none()
-            && let Err(error) = self.hold(judgement)
-        {
-            self.failed = Some(error);
-            self.standing.clear();
-            self.replaced.clear();
+        if self.failed.is_none() {
+            let held = self.hold(judgement);
+            self.fail(held);
         }
         verdict
     }
@@ -195,6 +199,58 @@ impl TallyRecount {
             self.result.rejected += 1;
         }
         !matches!(self.judge.judge(input, record, &mut Event::default()), Judgement::Rejected(_))
+    }
+
+    /// Has `keep` take what this comes to, in pieces.
+    pub fn keep(&mut self, keep: Keeper) {
+        self.keep = Some(keep);
+    }
+
+    /// Adds a piece of a base, as a record in each pass; whether it is one.
+    pub fn piece(&mut self, bytes: &[u8]) -> bool {
+        let Ok(piece) = postcard::from_bytes(bytes) else { return false };
+        let is_first = self.pass == 1;
+        let held = match piece {
+            Piece::Records { read, rejected, irrelevant, matched } if is_first => {
+                self.result.read += read;
+                self.result.rejected += rejected;
+                self.result.irrelevant += irrelevant;
+                self.result.matched += matched;
+                Ok(())
+            }
+            Piece::Subject { subject, claims, counted, voided } if is_first => {
+                let of = self.subjects.entry(subject).or_default();
+                of.claims += claims;
+                of.counted += counted;
+                of.voided += voided;
+                Ok(())
+            }
+            Piece::Records { .. } | Piece::Subject { .. } => Ok(()),
+            Piece::Claim { subject, entity, order, id, event_time, contributions, distinct } => {
+                let contributions = base::contributions(contributions);
+                let claim = Claim { subject, entity, order, id, event_time, contributions, distinct, voided: None };
+                self.hold(Judgement::Claim(claim))
+            }
+            Piece::Replaced { entity, order } => self.hold(Judgement::Replaces { entity, order, reason: "" }),
+            Piece::Line { subject, group, sums } => {
+                self.lines.sum(&subject, &group, &sums);
+                Ok(())
+            }
+            Piece::Marks { subject, group, place, values } => {
+                values.iter().for_each(|value| self.lines.mark(&subject, &group, place, value));
+                self.lines.bound()
+            }
+        };
+        self.fail(held);
+        true
+    }
+
+    fn fail(&mut self, held: Result<(), RecountError>) {
+        if let (None, Err(error)) = (&self.failed, held) {
+            self.failed = Some(error);
+            self.standing.clear();
+            self.replaced.clear();
+        }
     }
 
     fn hold(&mut self, judgement: Judgement) -> Result<(), RecountError> {
@@ -246,6 +302,21 @@ impl TallyRecount {
             let is_replaced = self.replaced.get(&claim.entity).is_some_and(|newest| *newest > claim.order);
             if !is_replaced {
                 self.stands(claim)?;
+                // Each is there once in every round.
+                if let Some(keep) = self.keep.as_mut().filter(|_| self.lines.is_first()) {
+                    keep(&Piece::of_claim(claim).to_bytes());
+                }
+            }
+        }
+        if let Some(keep) = &mut self.keep {
+            if self.lines.is_first() {
+                for (entity, order) in &self.replaced {
+                    keep(&Piece::Replaced { entity: entity.clone(), order: *order }.to_bytes());
+                }
+            }
+            // Else the claims tell.
+            if matches!(standing, Standing::Every) {
+                self.lines.pieces(|piece| keep(&piece.to_bytes()));
             }
         }
         self.standing = standing;
@@ -262,7 +333,17 @@ impl TallyRecount {
         Ok(true)
     }
 
-    pub fn finish(self) -> Result<RecountResult, RecountError> {
+    pub fn finish(mut self) -> Result<RecountResult, RecountError> {
+        if let Some(keep) = &mut self.keep {
+            let Counts { read, rejected, irrelevant, matched } = self.result;
+            keep(&Piece::Records { read, rejected, irrelevant, matched }.to_bytes());
+            let every = matches!(self.standing, Standing::Every);
+            for (subject, of) in &self.subjects {
+                let counted = if every { of.counted } else { 0 };
+                let (subject, claims, voided) = (subject.clone(), of.claims, of.voided);
+                keep(&Piece::Subject { subject, claims, counted, voided }.to_bytes());
+            }
+        }
         let (lines, totals) = self.lines.finish()?;
         let counted = self.subjects.values().map(|s| s.counted).sum();
         let voided = self.subjects.values().map(|s| s.voided).sum();
