@@ -15,4 +15,5 @@ pub mod decode;
 pub mod feeds;
 pub mod history;
 pub mod log;
+pub mod recount_base;
 pub mod sinks;

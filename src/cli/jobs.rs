@@ -265,6 +265,13 @@ pub async fn recount(client: &Client, name: &str, format: Format) -> anyhow::Res
             rows.print()?;
         }
     }
+    if let Some(base) = answer.base.as_ref().filter(|_| format == Format::Table) {
+        line(format_args!(
+            "it went on from what the recount of {} had found equal, at epoch {}: retention has taken what was before",
+            plain(&base.at),
+            base.epoch
+        ))?;
+    }
     if answer.redecodable > 0 && format == Format::Table {
         line(format_args!(
             "{} of its dead letters would be taken now; `tallyflow dead-letters {} --redrive` counts them",

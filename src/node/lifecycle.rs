@@ -70,6 +70,7 @@ impl Node {
         self.forget_history(&name);
         if let Some(before) = before {
             self.forget_checkpoints(before.id);
+            self.forget_bases(before.id);
             self.forget_polls_of(&before);
         }
         // One lock over both: an engine that starts is told of every job there is, and only those it was

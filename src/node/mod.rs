@@ -26,7 +26,8 @@ mod wire;
 pub use control::is_internal;
 pub use engine_process::run as run_engine;
 pub use recount::{
-    ClaimClass, OtherSays, RecordClass, RecordPlace, WhyAnswer, WhyClaim, WhyLine, WhyOther, WhyQuestion, WhyRecord,
+    ClaimClass, OtherSays, RecordClass, RecordPlace, RecountBase, WhyAnswer, WhyClaim, WhyLine, WhyOther, WhyQuestion,
+    WhyRecord,
 };
 pub use replace::Submitted;
 pub use rescale::{Receipt, ReceiptState, RescaleError};
@@ -124,6 +125,9 @@ pub struct Recounted {
     /// they are redriven.
     #[serde(default)]
     pub redecodable: u64,
+    /// What it went on from, where retention has taken the log's beginning; null: it read all.
+    #[serde(default)]
+    pub base: Option<RecountBase>,
     pub ms: u64,
     /// At most 100 are named.
     pub differences: Vec<Difference>,

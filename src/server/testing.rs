@@ -228,6 +228,7 @@ impl Host for TestHost {
             equal: true,
             records: 0,
             redecodable: 0,
+            base: None,
             ms: 0,
             differences: Vec::new(),
         })

@@ -5,6 +5,7 @@ use crate::votes;
 use rusqlite::Connection;
 use serde_json::Value;
 use std::path::Path;
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
 
 const YES_OR_NO: &str = r#"
 name = "ballot"
@@ -285,4 +286,47 @@ fn why_adds_up_to_the_tally_that_is_shown() {
         let counted = answer["contributions"].as_array().unwrap().len();
         assert_eq!(value.to_string(), counted.to_string(), "{poll} {option}");
     }
+}
+
+#[test]
+fn where_retention_has_taken_the_beginning_a_recount_goes_on_from_an_earlier_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [("TALLYFLOW_LOG_RETENTION_BYTES", "1048576")];
+    let server = Server::start_with(dir.path(), 2, &options);
+    start_ballot(&server, 20_000);
+    let recount = |server: &Server| -> Value {
+        serde_json::from_str(&server.cli_ok(&["recount", "ballot", "--format", "json"])).unwrap()
+    };
+    let first = recount(&server);
+    assert_eq!((&first["equal"], &first["base"]), (&Value::Bool(true), &Value::Null));
+    // Half of them vote again.
+    for from in (20_000..40_000).step_by(10_000) {
+        server.http.append("ballots", ballots(from, from + 10_000).replace("-length-2", "-length-1"));
+    }
+    let shown = server.http.tallies_of("ballot", 40_000);
+    server.terminate();
+    // What would come with time.
+    let log = EmbeddedLog::open(dir.path(), LogOptions::default()).unwrap();
+    assert!(log.enforce_retention().unwrap() > 0);
+    drop(log);
+    let server = Server::start_with(dir.path(), 1, &options);
+    let again = server.http.tallies_of("ballot", 40_000);
+    assert_eq!(again.digest, shown.digest);
+    let topics = server.http.get("/api/topics").ok().json();
+    let starts: Vec<u64> =
+        topics["items"][0]["partitions"].as_array().unwrap().iter().map(|p| p["start"].as_u64().unwrap()).collect();
+    assert!(starts.iter().any(|start| *start > 0), "{topics}");
+    let second = recount(&server);
+    assert_eq!((&second["equal"], &second["base"]["epoch"]), (&Value::Bool(true), &first["epoch"]), "{second}");
+    assert!(server.cli_ok(&["recount", "ballot"]).contains("retention has taken what was before"));
+    // A base that is damaged is an error, and no answer.
+    let bases: Vec<_> =
+        std::fs::read_dir(dir.path().join("recounts/job-1")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(bases.len(), 2, "the oldest of use and the newest: {bases:?}");
+    for base in bases {
+        let bytes = std::fs::read(&base).unwrap();
+        std::fs::write(&base, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let refused = server.http.post("/api/jobs/ballot/recount", "");
+    assert!(refused.status == 500 && refused.text.contains("recounts/job-1"), "{refused:?}");
 }

@@ -1,11 +1,13 @@
 //! The recount: reads the log again and compares.
 
+mod bases;
 mod periodic;
 mod reading;
 mod why;
 
 use crate::node::job::{Job, Plan, RecountOutcome};
 use crate::node::{Difference, Node, RecountError, Recounted, lock};
+pub use bases::RecountBase;
 pub use why::{
     ClaimClass, OtherSays, RecordClass, RecordPlace, WhyAnswer, WhyClaim, WhyLine, WhyOther, WhyQuestion, WhyRecord,
 };
@@ -60,12 +62,20 @@ impl Node {
         let (shown, polls) = self.shown_and_polls(&job)?;
         // The plan of just these numbers: another form may take the job's place at any time.
         let plan = shown.plan.clone();
-        let records = Records::new(self, &turn, &plan, &shown.next);
+        let base = self.base(&job, &plan, &shown.next)?;
+        let records = Records::new(self, &turn, &plan, (base.as_ref().map(|from| &from.base.offsets), &shown.next));
         let letters = self.rejections(&job, &plan)?;
-        let recount = Recount::with_polls(&plan.spec, &BuiltinFormats, &polls).within(self.config.recount.memory_max);
+        let mut recount =
+            Recount::with_polls(&plan.spec, &BuiltinFormats, &polls).within(self.config.recount.memory_max);
+        let at = format!("{:.3}", jiff::Timestamp::now());
+        let comes_to = RecountBase { epoch: shown.epoch, at, offsets: shown.next.clone() };
+        let keeping = self.keep_base(&job, &plan, &mut recount, comes_to);
         let mut redecodable = 0;
         let counted = recount.over(|recount| {
             let passes = recount.passes();
+            if let Some(base) = &base {
+                base.read(recount)?;
+            }
             records.read(passes, |input, record| {
                 if !letters.contains_key(&(input, record.partition, record.offset)) {
                     recount.record(input, record);
@@ -115,6 +125,9 @@ impl Node {
             let (epoch, differences) = (shown.epoch.0, differences.len());
             tracing::error!(job = name, epoch, differences, "a recount differs: {first}");
         }
+        if let Some(keeping) = keeping.filter(|_| equal) {
+            self.kept_base(&job, &plan, keeping);
+        }
         differences.truncate(DIFFERENCES_MAX);
         let ms = started.elapsed().as_millis() as u64;
         let at_ms = jiff::Timestamp::now().as_millisecond();
@@ -125,6 +138,7 @@ impl Node {
             equal,
             records: shown.read,
             redecodable,
+            base: base.map(|from| from.base),
             ms,
             differences,
         })

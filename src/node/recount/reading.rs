@@ -56,9 +56,16 @@ pub(super) struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Those from where the job began to `next`, by input and partition.
-    pub fn new(node: &'a Node, turn: &'a Turn<'a>, plan: &'a Plan, next: &[Vec<Offset>]) -> Records<'a> {
-        let places: Vec<Vec<(Offset, Offset)>> = base(plan)
+    /// Those from where the job began, or from other offsets, to `next`, by input and partition.
+    pub fn new(
+        node: &'a Node,
+        turn: &'a Turn<'a>,
+        plan: &'a Plan,
+        (from, next): (Option<&Vec<Vec<Offset>>>, &[Vec<Offset>]),
+    ) -> Records<'a> {
+        let began = || plan.inputs.iter().map(|input| input.partitions.iter().map(|start| start.from).collect());
+        let from: Vec<Vec<Offset>> = from.cloned().unwrap_or_else(|| began().collect());
+        let places: Vec<Vec<(Offset, Offset)>> = from
             .into_iter()
             .zip(next)
             .map(|(from, next)| from.into_iter().zip(next.iter().copied()).collect())
@@ -164,12 +171,6 @@ impl<'a> Records<'a> {
     fn tell(&self, Passes { pass, passes }: Passes, records: u64) {
         self.turn.job.set_recount(Some(RecountProgress { records, of: self.of, pass, passes }));
     }
-}
-
-/// Where a recount begins, by input and partition: where the job did. There is nothing yet that holds what
-/// the records before a later place came to.
-fn base(plan: &Plan) -> Vec<Vec<Offset>> {
-    plan.inputs.iter().map(|input| input.partitions.iter().map(|start| start.from).collect()).collect()
 }
 
 fn unreadable(error: SourceError) -> RecountError {

@@ -189,7 +189,7 @@ impl Node {
         let turn = Turn::take(&job, stop)?;
         let (shown, polls) = self.shown_and_polls(&job)?;
         let plan = shown.plan.clone();
-        let records = Records::new(self, &turn, &plan, &shown.next);
+        let records = Records::new(self, &turn, &plan, (None, &shown.next));
         let rejections = self.rejections(&job, &plan)?;
         let asked = Asked { node: self, plan: &plan, polls: &polls, records: &records, rejections };
         match question {
