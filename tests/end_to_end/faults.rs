@@ -214,8 +214,8 @@ fn an_engine_that_crashes_in_any_way_is_started_again_and_the_sink_never_shows_h
     http.create_topic("votes", 3);
     http.submit(&with_sink(&file));
     let flow = Flow::start(&http.url);
-    // What a panic of a worker ends in, a fault of memory, and a fault of the processor.
-    for crash in ["ABRT", "SEGV", "BUS", "ILL"] {
+    // What a panic of a worker ends in, an instruction that is none, and a sum that the processor refuses.
+    for crash in ["ABRT", "ILL", "FPE"] {
         goes_on(http, &flow);
         let pid = http.engine_pid(None);
         signal(pid, crash);
@@ -225,7 +225,7 @@ fn an_engine_that_crashes_in_any_way_is_started_again_and_the_sink_never_shows_h
     }
     let shown = settled(http, flow);
     sink_catches_up(http, &file, &shown);
-    assert_eq!(http.get("/api/cluster").json()["engine_restarts"], 4);
+    assert_eq!(http.get("/api/cluster").json()["engine_restarts"], 3);
 }
 
 /// A clock that a person sets: the time of day jumps, and time goes on.
@@ -245,7 +245,7 @@ fn a_clock_that_is_set_back_an_hour_and_forward_a_day_changes_no_number_and_hold
         CHECKPOINT_EVERY,
         ("LD_PRELOAD", shim.to_str().unwrap()),
         ("SHIFT_CLOCK", shift.to_str().unwrap()),
-        ("TALLYFLOW_HISTORY_KEEP", "1s for 40d"),
+        ("TALLYFLOW_HISTORY_KEEP", "1s for 10d"),
     ];
     let server = Server::start_with(&dir.path().join("data"), 2, &options);
     let http = &server.http;
