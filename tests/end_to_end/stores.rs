@@ -198,3 +198,41 @@ fn starts_on_record_are_bounded() {
     let servers = |path: &Path| std::fs::read_dir(path).unwrap().count();
     assert!((2..=11).contains(&servers(&world.dir.path().join("store/servers"))));
 }
+
+/// Needs a bucket, see `scripts/s3-tests`.
+#[test]
+fn a_server_keeps_its_checkpoints_in_s3_and_goes_on_from_there() {
+    let Some(bucket) = std::env::var("TALLYFLOW_TEST_S3").ok().filter(|_| cfg!(feature = "cloud")) else {
+        println!("SKIPPED: it takes a bucket and the feature `cloud`; scripts/s3-tests has both");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let url = format!("{bucket}/server-{}", since.as_nanos());
+    let serve = |workers| {
+        let options = [("TALLYFLOW_CHECKPOINT_EVERY", "1s"), ("TALLYFLOW_CHECKPOINT_URL", url.as_str())];
+        Server::start_with(&dir.path().join("data"), workers, &options)
+    };
+    let server = serve(2);
+    server.http.create_topic("votes", 2);
+    server.http.submit(votes::JOB);
+    server.http.append("votes", votes::lines(0, 500));
+    server.cli_ok(&["checkpoint", "votes"]);
+    server.http.append("votes", votes::lines(500, 600));
+    let shown = server.http.tallies_of("votes", 600);
+    server.kill();
+    let server = serve(3);
+    let after = server.http.tallies_of("votes", 600);
+    assert_eq!((after.digest, after.accounting), (shown.digest, shown.accounting));
+    assert!(server.stderr().contains("goes on from a checkpoint"), "{}", server.stderr());
+    assert!(!dir.path().join("data/checkpoints").exists());
+
+    let mut nowhere = tallyflow();
+    nowhere.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "error", "--data-dir"]);
+    nowhere.arg(dir.path().join("other")).args(["--checkpoint-url", "s3://tallyflow-no-such-bucket/prefix"]);
+    let (status, said) = refused(&mut nowhere);
+    assert!(status == 1 && said.lines().count() == 1, "{said}");
+    for part in ["s3://tallyflow-no-such-bucket/prefix", "NoSuchBucket", "--checkpoint-url"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
