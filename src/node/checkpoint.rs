@@ -173,9 +173,6 @@ impl Node {
             }
             _ => {}
         }
-        if let Some(why) = self.generation.must_not_write() {
-            return Err(JobError::Failed(why));
-        }
         let form = ignore_state.then(|| job.plan().spec.clone());
         let read_anew = self.read_anew(&job, form).and_then(|()| match state {
             JobState::Cancelled => Ok(self.start_followers(&job)?),

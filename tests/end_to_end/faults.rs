@@ -122,8 +122,8 @@ fn something_else_in_the_place_of_a_jobs_checkpoints_holds_them_up_until_it_is_g
     checkpoints_recover(server, flow, || serve(&data, &store));
 }
 
-/// Reads a sink's file once: its epoch's digest, if it has one; all its lines are of one epoch and add up
-/// to some number of voters.
+/// Reads a sink's file once: its epoch's digest, if it has one. Its lines are what a plain count of as many
+/// votes says, the topic having one partition.
 fn look_into(file: &Path) -> Option<String> {
     let db = Connection::open(file).ok()?;
     db.busy_timeout(Duration::from_secs(30)).unwrap();
@@ -159,7 +159,7 @@ fn a_results_file_that_another_program_locks_for_ten_seconds_is_behind_and_catch
     let file = dir.path().join("results.db");
     let server = Server::start(&dir.path().join("data"), 2);
     let http = &server.http;
-    http.create_topic("votes", 2);
+    http.create_topic("votes", 1);
     http.submit(&with_sink(&file));
     let flow = Flow::start(&http.url);
     eventually("the sink has something", || look_into(&file));
@@ -187,7 +187,7 @@ fn a_results_file_on_a_full_disk_is_behind_and_catches_up() {
     let file = mount.path().join("results.db");
     let server = Server::start(data.path(), 2);
     let http = &server.http;
-    http.create_topic("votes", 2);
+    http.create_topic("votes", 1);
     http.submit(&with_sink(&file));
     let flow = Flow::start(&http.url);
     eventually("the sink has something", || look_into(&file));
@@ -211,7 +211,7 @@ fn an_engine_that_crashes_in_any_way_is_started_again_and_the_sink_never_shows_h
     let file = dir.path().join("results.db");
     let server = Server::start_with(&dir.path().join("data"), 3, &[CHECKPOINT_EVERY]);
     let http = &server.http;
-    http.create_topic("votes", 3);
+    http.create_topic("votes", 1);
     http.submit(&with_sink(&file));
     let flow = Flow::start(&http.url);
     // What a panic of a worker ends in, an instruction that is none, and a sum that the processor refuses.

@@ -5,6 +5,8 @@ use crate::votes::{self, Flow};
 use rusqlite::Connection;
 use std::path::Path;
 use std::process::Command;
+use tallyflow_connectors::checkpoint_store::ObjectCheckpoints;
+use tallyflow_dataflows::checkpoint::manifest::Place;
 use tempfile::TempDir;
 
 /// Two data directories' worth of room, a place for checkpoints, and a results file beside them.
@@ -186,6 +188,30 @@ fn of_two_servers_over_copies_of_one_directory_the_later_one_goes_on() {
 #[test]
 fn a_server_that_was_frozen_while_another_took_over_writes_nothing_after() {
     of_two_servers_the_later_one_goes_on(true);
+}
+
+/// As it is where an earlier server, that has not noticed yet, starts its engine again.
+#[test]
+fn a_job_that_another_engine_has_taken_is_taken_back_while_no_later_server_is_there() {
+    let world = World::new();
+    let server = world.server("data", "1s");
+    world.begin(&server);
+    server.http.append("votes", votes::lines(0, 300));
+    server.http.tallies_of("votes", 300);
+    server.cli_ok(&["checkpoint", "votes"]);
+    let store = ObjectCheckpoints::in_folder(&world.dir.path().join("store")).unwrap();
+    let place = Place { folder: "job-1".into(), form: "whichever".into() };
+    place.take_up(&store, |_| Ok(())).unwrap();
+    server.http.append("votes", votes::lines(300, 500));
+    eventually("it has found that out", || server.stderr().contains("the job is taken up again").then_some(()));
+    server.http.wait_for_state("votes", "running");
+    server.http.append("votes", votes::lines(500, 700));
+    let shown = server.http.tallies_of("votes", 700);
+    votes::assert_counts(&shown, 700);
+    server.http.recount("votes");
+    server.http.get("/readyz").ok();
+    server.cli_ok(&["checkpoint", "votes"]);
+    eventually("its sink writes again", || (world.digest() == shown.digest).then_some(()));
 }
 
 /// What the folder holds of a job stays within bounds however often a server is started.
