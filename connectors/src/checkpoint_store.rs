@@ -19,7 +19,8 @@ const CALL_MAX: Duration = Duration::from_secs(60);
 /// asynchronous runtime.
 pub struct ObjectCheckpoints {
     store: Arc<dyn ObjectStore>,
-    runtime: Runtime,
+    /// Always there; taken when this is dropped.
+    runtime: Option<Runtime>,
     call_max: Duration,
 }
 
@@ -46,12 +47,13 @@ impl ObjectCheckpoints {
     pub fn over(store: Arc<dyn ObjectStore>) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| StoreError(format!("no runtime for the checkpoints: {error}")))?;
-        Ok(ObjectCheckpoints { store, runtime, call_max: CALL_MAX })
+        Ok(ObjectCheckpoints { store, runtime: Some(runtime), call_max: CALL_MAX })
     }
 
     /// With another bound on how long one call may take.
-    pub fn with_call_max(self, call_max: Duration) -> Self {
-        ObjectCheckpoints { call_max, ..self }
+    pub fn with_call_max(mut self, call_max: Duration) -> Self {
+        self.call_max = call_max;
+        self
     }
 
     fn call<R>(
@@ -60,7 +62,8 @@ impl ObjectCheckpoints {
         name: &str,
         call: impl Future<Output = object_store::Result<R>>,
     ) -> Result<object_store::Result<R>, StoreError> {
-        let result = self.runtime.block_on(async { tokio::time::timeout(self.call_max, call).await });
+        let runtime = self.runtime.as_ref().ok_or_else(|| StoreError(format!("{what} {name}: no runtime")))?;
+        let result = runtime.block_on(async { tokio::time::timeout(self.call_max, call).await });
         match result {
             Err(_) => Err(StoreError(format!("{what} {name}: no answer within {:?}", self.call_max))),
             Ok(Err(
@@ -70,6 +73,15 @@ impl ObjectCheckpoints {
             )) => Ok(Err(error)),
             Ok(Err(error)) => Err(StoreError(format!("{what} {name}: {error}"))),
             Ok(Ok(value)) => Ok(Ok(value)),
+        }
+    }
+}
+
+/// Whoever is the last to hold it may be a thread of another runtime, where one must not be waited for.
+impl Drop for ObjectCheckpoints {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
@@ -157,6 +169,14 @@ mod tests {
         store.delete("job-1/a").unwrap();
         store.delete("job-1/a").unwrap();
         assert_eq!(store.list("job-1").unwrap(), ["job-1/b"]);
+    }
+
+    #[test]
+    fn it_may_be_dropped_wherever_it_is_last_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ObjectCheckpoints::in_folder(dir.path()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async move { drop(store) });
     }
 
     #[test]

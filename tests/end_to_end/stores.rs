@@ -62,7 +62,7 @@ fn checkpoints_lie_where_the_url_says_and_a_job_goes_on_from_there() {
     world.begin(&server);
     server.http.append("votes", votes::lines(0, 500));
     let shown = server.http.tallies_of("votes", 500);
-    server.terminate();
+    assert!(server.terminate().0.success());
     assert!(world.dir.path().join("store/job-1").is_dir());
     assert!(!world.dir.path().join("data/checkpoints").exists());
     let server = world.server("data", "off");
@@ -167,7 +167,7 @@ fn of_two_servers_the_later_one_goes_on(freeze: bool) {
 
     // The later one goes on as if nothing had been, and so does one after it.
     second.cli_ok(&["checkpoint", "votes"]);
-    first.terminate();
+    assert!(first.terminate().0.success());
     // The connection of before may have been idle for too long.
     let http = Http::new(&second.http.url);
     http.append("votes", votes::lines(400, 700));
