@@ -16,6 +16,7 @@ use std::num::NonZeroUsize;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tallyflow_connectors::checkpoint_store::CheckpointPlace;
 use tallyflow_connectors::history::Keep;
 use tallyflow_dataflows::spec::parse_duration;
 use toml::de::{DeTable, DeValue};
@@ -57,6 +58,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How often a checkpoint of each job is written; `None`: only when asked for and at a clean stop.
     pub checkpoint_every: Option<Duration>,
+    /// Where checkpoints are kept; `None`: in the data directory.
+    pub checkpoint_place: Option<CheckpointPlace>,
     pub recount: RecountConfig,
 }
 
@@ -120,6 +123,7 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawCheckpoint {
     every: String,
+    url: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -176,6 +180,7 @@ pub struct Flags {
     pub data_dir: Option<PathBuf>,
     pub workers: Option<u64>,
     pub log_level: Option<String>,
+    pub checkpoint_url: Option<String>,
 }
 
 impl Config {
@@ -192,6 +197,11 @@ impl Config {
         layers.add_environment(env)?;
         layers.add_flags(flags)?;
         layers.check()
+    }
+
+    /// Where checkpoints are kept.
+    pub fn checkpoints_place(&self) -> CheckpointPlace {
+        self.checkpoint_place.clone().unwrap_or_else(|| CheckpointPlace::Folder(self.data_dir.join("checkpoints")))
     }
 }
 
@@ -263,7 +273,7 @@ impl Layers {
     }
 
     fn add_flags(&mut self, flags: Flags) -> Result<(), ConfigError> {
-        let Flags { listen, data_dir, workers, log_level } = flags;
+        let Flags { listen, data_dir, workers, log_level, checkpoint_url } = flags;
         let data_dir = match data_dir.map(PathBuf::into_os_string).map(OsString::into_string) {
             Some(Err(_)) => {
                 return Err(ConfigError::Value { place: "--data-dir".into(), what: "is no UTF-8 text".into() });
@@ -275,6 +285,7 @@ impl Layers {
             ("listen", "--listen", listen),
             ("data_dir", "--data-dir", data_dir),
             ("log_level", "--log-level", log_level),
+            ("checkpoint.url", "--checkpoint-url", checkpoint_url),
         ] {
             if let Some(text) = text {
                 self.set(path, Value::String(text), flag.into());
@@ -370,6 +381,10 @@ impl Layers {
         let recount_every = every("recount.every", &raw.recount.every, &RECOUNT_EVERY, told)?;
         let told = "from 1s to 1d like 10s or 1m";
         let checkpoint_every = every("checkpoint.every", &raw.checkpoint.every, &CHECKPOINT_EVERY, told)?;
+        let checkpoint_place = match raw.checkpoint.url.as_str() {
+            "" => None,
+            text => Some(CheckpointPlace::parse(text).map_err(|error| refused("checkpoint.url", error.to_string()))?),
+        };
         let body_bytes_max = self.bounded("server.body_bytes_max", raw.server.body_bytes_max, 1 << 10, 1 << 30)?;
         let log = LogConfig {
             record_bytes_max: self.bounded("log.record_bytes_max", raw.log.record_bytes_max, 1, 64 << 20)? as usize,
@@ -400,6 +415,7 @@ impl Layers {
                 hang: Duration::from_secs(self.bounded("engine.hang_s", raw.engine.hang_s, 1, 3600)?),
             },
             checkpoint_every,
+            checkpoint_place,
             recount: RecountConfig {
                 every: recount_every,
                 memory_max: self.bounded("recount.memory_max", raw.recount.memory_max, 1 << 20, 1 << 40)? as usize,

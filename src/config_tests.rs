@@ -26,6 +26,16 @@ fn default_toml_alone_is_a_configuration_with_the_promised_defaults() {
     assert_eq!(config.server.body_bytes_max, 16 << 20);
     assert_eq!(config.engine.hang, Duration::from_secs(10));
     assert_eq!((config.recount.every, config.recount.memory_max), (None, 512 << 20));
+    assert_eq!(config.checkpoints_place(), CheckpointPlace::Folder("tallyflow-data/checkpoints".into()));
+}
+
+#[test]
+fn checkpoints_lie_where_the_environment_or_a_flag_says() {
+    let env = [("TALLYFLOW_CHECKPOINT_URL", "s3://bucket/prefix")];
+    let bucket = CheckpointPlace::Bucket("s3://bucket/prefix".into());
+    assert_eq!(load(None, &env, Flags::default()).unwrap().checkpoints_place(), bucket);
+    let flags = Flags { checkpoint_url: Some("file:///there".into()), ..Flags::default() };
+    assert_eq!(load(None, &env, flags).unwrap().checkpoints_place(), CheckpointPlace::Folder("/there".into()));
 }
 
 /// `RawConfig` has no defaults of its own and refuses keys that it does not know, so that the file and
@@ -108,6 +118,8 @@ fn a_wrong_type_is_refused_with_its_line() {
 fn a_value_out_of_bounds_is_refused_with_its_place_and_the_bounds() {
     let flags = Flags { workers: Some(65), ..Flags::default() };
     assert_eq!(message(None, &[], flags), "--workers: 65 is out of bounds; choose 0 to 64");
+    let error = message(Some("[checkpoint]\nurl = \"s3://key:hunter2@b\""), &[], Flags::default());
+    assert!(error.contains("checkpoint.url") && error.contains("environment") && !error.contains("hunter2"), "{error}");
     let error = message(Some("[engine]\nhang_s = 0"), &[], Flags::default());
     assert!(error.contains(", line 2, \"engine.hang_s\": 0 is out of bounds; choose 1 to 3600"), "{error}");
     let error = message(Some("dead_letters_max = -1"), &[], Flags::default());

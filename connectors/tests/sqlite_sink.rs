@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tallyflow_connectors::sinks::sqlite::SqliteSink;
-use tallyflow_connectors::sinks::{SinkEpoch, SinkError, SinkLine};
+use tallyflow_connectors::sinks::{SinkEpoch, SinkError, SinkLine, Writer};
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
 
@@ -279,4 +279,33 @@ fn whoever_reads_sees_one_whole_epoch_also_after_a_kill() {
         stop.store(true, Ordering::Relaxed);
         assert!(watching.join().unwrap() > 100);
     });
+}
+
+#[test]
+fn a_later_start_of_the_server_takes_the_file_over_and_an_earlier_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("results.db");
+    let start = |server: &str, generation, run: &str| {
+        sink(&path, "moods").written_by(Writer { server: server.into(), generation, run: run.into() })
+    };
+    let first_write = |number, lines| SinkEpoch { reset: true, ..epoch(number, 0, 3, lines) };
+    let reader = Connection::open(&path).unwrap();
+    let mut first = start("a", 7, "one");
+    first.write(&first_write(20, vec![line("s", "happy", &["1"]), line("s", "sad", &["2"])])).unwrap();
+    // A copy that has the same number is another one all the same.
+    assert!(matches!(
+        start("a", 7, "two").write(&first_write(30, vec![])),
+        Err(SinkError::Superseded { theirs: 7, own: 7, .. })
+    ));
+    // One over a copy of the directory has used the same epochs for something else.
+    let mut later = start("a", 8, "three");
+    later.write(&first_write(20, vec![line("s", "happy", &["3"])])).unwrap();
+    assert_eq!(rows(&reader, TALLIES), ["moods|s|happy|3|1|20"]);
+    let refused = first.write(&epoch(21, 0, 9, vec![line("s", "sad", &["9"])]));
+    assert!(matches!(refused, Err(SinkError::Superseded { theirs: 8, own: 7, .. })), "{refused:?}");
+    later.write(&epoch(21, 0, 5, vec![line("s", "sad", &["2"])])).unwrap();
+    assert_eq!(rows(&reader, TALLIES), ["moods|s|happy|3|0.6|21", "moods|s|sad|2|0.4|21"]);
+    // Of another server nothing is known but its epochs.
+    let refused = start("b", 1, "four").write(&first_write(3, vec![]));
+    assert!(matches!(refused, Err(SinkError::NewerEpoch { .. })), "{refused:?}");
 }

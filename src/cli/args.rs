@@ -207,6 +207,9 @@ pub struct ServeArgs {
     /// Where everything that lasts is kept [default: tallyflow-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Where checkpoints are kept: a folder or a URL like s3://bucket/prefix [default: in the data directory]
+    #[arg(long, value_name = "URL")]
+    pub checkpoint_url: Option<String>,
 }
 
 #[derive(Debug, Args)]

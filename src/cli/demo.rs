@@ -56,7 +56,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
         ),
     };
     let data_dir = args.data_dir.clone().or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()));
-    let config = serve::load(&args.config, data_dir)?;
+    let config = serve::load(&args.config, data_dir, None)?;
     serve::log_to_stderr(&config);
     let runtime = serve::runtime()?;
     let outcome = runtime.block_on(async {

@@ -35,7 +35,7 @@ const NODE_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the server until a signal.
 pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
-    let config = load(&args.config, args.data_dir.clone())?;
+    let config = load(&args.config, args.data_dir.clone(), args.checkpoint_url.clone())?;
     log_to_stderr(&config);
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
@@ -49,9 +49,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
 }
 
 /// The configuration of a server command.
-pub fn load(args: &ConfigArgs, data_dir: Option<PathBuf>) -> anyhow::Result<Config> {
-    let flags =
-        Flags { listen: args.listen.clone(), data_dir, workers: args.workers, log_level: args.log_level.clone() };
+pub fn load(args: &ConfigArgs, data_dir: Option<PathBuf>, checkpoint_url: Option<String>) -> anyhow::Result<Config> {
+    let (listen, log_level) = (args.listen.clone(), args.log_level.clone());
+    let flags = Flags { listen, data_dir, workers: args.workers, log_level, checkpoint_url };
     Config::load(args.config.as_deref(), std::env::vars_os(), flags).map_err(|e| WrongUsage(e.into()).into())
 }
 

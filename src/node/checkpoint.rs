@@ -3,12 +3,11 @@
 use crate::node::job::{CheckpointStatus, Job, JobState, Plan};
 use crate::node::supervise::is_live;
 use crate::node::{JobError, Node, lock};
-use sha2::{Digest, Sha256};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tallyflow_dataflows::checkpoint::manifest::Place;
+use tallyflow_dataflows::checkpoint::{CheckpointStore, StoreError};
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::update::{CheckpointEvent, JobId};
@@ -20,26 +19,26 @@ const STOP_WAIT: Duration = Duration::from_secs(4);
 /// How often it is looked which job's checkpoint is due.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Where the checkpoints of a job lie.
+fn folder_of(job: JobId) -> String {
+    format!("job-{}", job.0)
+}
+
 impl Node {
     /// Where the checkpoints of a job lie, and which are of its form.
     pub(super) fn place(&self, job: JobId, plan: &Plan) -> Place {
-        let [a, b] = self.control.hash_key.0;
-        let secret = Sha256::digest([a.to_le_bytes(), b.to_le_bytes()].concat());
-        let secret: String = secret.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Place { folder: format!("job-{}", job.0), form: format!("{secret}-{}", plan.form) }
-    }
-
-    pub(super) fn checkpoints_dir(&self) -> PathBuf {
-        self.config.data_dir.join("checkpoints")
+        Place { folder: folder_of(job), form: format!("{}-{}", self.control.identity(), plan.form) }
     }
 
     /// Removes the checkpoints of a job that is gone.
     pub(super) fn forget_checkpoints(&self, job: JobId) {
-        match std::fs::remove_dir_all(self.checkpoints_dir().join(format!("job-{}", job.0))) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!("the checkpoints of job {} can't be removed: {error}", job.0);
-            }
-            _ => {}
+        let store = self.generation.store();
+        let removed = match self.generation.must_not_write() {
+            Some(why) => Err(StoreError(why)),
+            None => store.list(&folder_of(job)).and_then(|names| names.iter().try_for_each(|name| store.delete(name))),
+        };
+        if let Err(error) = removed {
+            tracing::warn!("the checkpoints of job {} can't be removed: {error}", job.0);
         }
     }
 
@@ -94,6 +93,7 @@ impl Node {
                 let error =
                     "another server has taken the job up from its checkpoints; this one publishes nothing more of it";
                 self.on_failed(&job, id, error, None);
+                self.ask_who_writes(job.name(), error);
             }
         }
         job.checkpointed(number, event);

@@ -1,8 +1,10 @@
 //! What must survive: the submitted jobs, the epochs reserved, the hash key. Records of a compacted
 //! topic, written before anything is done about them.
 
+use crate::node::generation::Generation;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig, TopicError};
@@ -83,6 +85,8 @@ const EPOCHS_RESERVED: u64 = 1 << 32;
 pub struct Control {
     log: Arc<EmbeddedLog>,
     reserved: Mutex<Epoch>,
+    /// `None`: at the start, before it is claimed.
+    generation: Option<Arc<Generation>>,
     pub hash_key: HashKey,
 }
 
@@ -90,6 +94,8 @@ pub struct Control {
 pub struct Kept {
     pub jobs: BTreeMap<String, JobRecord>,
     pub polls: BTreeMap<String, PollRecord>,
+    /// Of the last start.
+    pub generation: u64,
 }
 
 impl Control {
@@ -120,6 +126,10 @@ impl Control {
             Some(value) => serde_json::from_slice(value).context("the control record of epochs can't be read")?,
             None => Epoch(0),
         };
+        let generation = match values.get("generation") {
+            Some(value) => serde_json::from_slice(value).context("the control record of starts can't be read")?,
+            None => 0,
+        };
         let known_key = values.get("hash-key").map(|value| serde_json::from_slice(value)).transpose();
         let known_key = known_key.context("the control record of the hash key can't be read")?;
         let (mut jobs, mut polls) = (BTreeMap::new(), BTreeMap::new());
@@ -135,8 +145,12 @@ impl Control {
                 polls.insert(id.to_owned(), record);
             }
         }
-        let mut control =
-            Control { log, reserved: Mutex::new(reserved), hash_key: known_key.unwrap_or(HashKey([0, 0])) };
+        let mut control = Control {
+            log,
+            reserved: Mutex::new(reserved),
+            generation: None,
+            hash_key: known_key.unwrap_or(HashKey([0, 0])),
+        };
         if known_key.is_none() {
             let mut bytes = [0u8; 16];
             getrandom::fill(&mut bytes).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
@@ -145,7 +159,21 @@ impl Control {
             control.hash_key = HashKey([half(a), half(b)]);
             control.put("hash-key", &control.hash_key)?;
         }
-        Ok((control, Kept { jobs, polls }))
+        Ok((control, Kept { jobs, polls, generation }))
+    }
+
+    /// Tells the data directory from others, but not from its copies: a digest of its secret.
+    pub fn identity(&self) -> String {
+        let [a, b] = self.hash_key.0;
+        let digest = Sha256::digest([a.to_le_bytes(), b.to_le_bytes()].concat());
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Writes which start this is. From here on nothing is written once another server has taken over.
+    pub fn belong_to(&mut self, generation: Arc<Generation>) -> Result<(), ProduceError> {
+        self.put("generation", &generation.number())?;
+        self.generation = Some(generation);
+        Ok(())
     }
 
     /// Writes what is wanted of a job. Blocks until it is durable.
@@ -162,7 +190,7 @@ impl Control {
     pub fn forget_polls(&self, ids: &[String]) -> Result<(), ProduceError> {
         let keys: Vec<String> = ids.iter().map(|id| format!("poll/{id}")).collect();
         let records: Vec<_> = keys.iter().map(|key| NewRecord { key: Some(key.as_bytes()), value: None }).collect();
-        self.log.append(TOPIC, &records, None).map(|_| ())
+        self.append(&records)
     }
 
     /// Writes a record for its place in time alone: the log's timestamps never fall, so whatever is
@@ -194,6 +222,13 @@ impl Control {
     fn put(&self, key: &str, value: &impl Serialize) -> Result<(), ProduceError> {
         let value = serde_json::to_vec(value).map_err(|e| ProduceError::Io(e.to_string()))?;
         let record = NewRecord { key: Some(key.as_bytes()), value: Some(&value) };
-        self.log.append(TOPIC, &[record], None).map(|_| ())
+        self.append(&[record])
+    }
+
+    fn append(&self, records: &[NewRecord]) -> Result<(), ProduceError> {
+        if let Some(why) = self.generation.as_ref().and_then(|generation| generation.must_not_write()) {
+            return Err(ProduceError::Io(why));
+        }
+        self.log.append(TOPIC, records, None).map(|_| ())
     }
 }

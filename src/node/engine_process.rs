@@ -25,7 +25,7 @@ pub fn run() -> anyhow::Result<()> {
     abort_on_panic();
     let mut input = BufReader::new(std::io::stdin().lock());
     let first = read_frame(&mut input).context("reading the first frame")?;
-    let Some(ToEngine::Start { workers, hash_key, log_dir, checkpoints_dir }) = first else {
+    let Some(ToEngine::Start { workers, hash_key, log_dir, checkpoints }) = first else {
         bail!("the engine is started by `tallyflow serve`, not by hand");
     };
     let (send, outgoing) = channel();
@@ -38,7 +38,7 @@ pub fn run() -> anyhow::Result<()> {
             bail!("opening the log in {}: {error}", log_dir.display());
         }
     };
-    let checkpoints = match ObjectCheckpoints::in_folder(&checkpoints_dir) {
+    let checkpoints = match ObjectCheckpoints::at(&checkpoints) {
         Ok(checkpoints) => Arc::new(checkpoints),
         Err(error) => {
             let mut out = std::io::stdout().lock();

@@ -11,6 +11,7 @@ mod checkpoint;
 mod control;
 mod engine_process;
 mod follow;
+mod generation;
 mod history;
 pub mod job;
 mod lifecycle;
@@ -37,6 +38,7 @@ use crate::config::Config;
 use anyhow::{Context, bail};
 use control::Control;
 use follow::Following;
+use generation::Generation;
 use job::{Job, JobState, Plan};
 use polls::Polls;
 use rescale::Receipts;
@@ -196,6 +198,8 @@ pub struct Node {
     config: Config,
     log: Arc<EmbeddedLog>,
     control: Control,
+    /// Who this server is to others that have its data directory.
+    generation: Arc<Generation>,
     jobs: RwLock<Jobs>,
     /// The sinks of running jobs and the recorders of their history, by job.
     followers: Mutex<HashMap<JobId, Vec<Following>>>,
@@ -253,13 +257,18 @@ impl Node {
         let lock = lock_dir(dir)?;
         let log = EmbeddedLog::open(dir, log_options(config))?;
         let log = Arc::new(log);
-        let (control, kept) = Control::open(log.clone())?;
+        let (mut control, kept) = Control::open(log.clone())?;
+        let place = config.checkpoints_place();
+        let generation = Generation::claim(&place, control.identity(), kept.generation, dir)?;
+        let generation = Arc::new(generation);
+        control.belong_to(generation.clone())?;
         let dead_letters = DeadLetters::open(&dir.join("dead-letters.db"), config.dead_letters_max)
             .with_context(|| format!("the dead letters in {} can't be opened", dir.display()))?;
         let node = Arc::new(Node {
             config: config.clone(),
             log,
             control,
+            generation,
             jobs: RwLock::default(),
             followers: Mutex::default(),
             dead_letters: Mutex::new(dead_letters),
@@ -301,6 +310,7 @@ impl Node {
         node.supervise()?;
         node.look_after_polls()?;
         node.take_checkpoints()?;
+        node.watch_generation()?;
         node.recount_periodically()?;
         Ok(node)
     }
@@ -355,6 +365,9 @@ impl Node {
     /// Whether the engine runs, every job that should run does, and no recount differs; the error says
     /// what is not so.
     pub fn ready(&self) -> Result<(), String> {
+        if let Some(why) = self.generation.is_fenced() {
+            return Err(why);
+        }
         if !self.running().as_ref().is_some_and(|running| running.ready) {
             return Err("the engine is being started".to_owned());
         }

@@ -70,7 +70,12 @@ impl Node {
         let mut backoff = BACKOFF_MIN;
         while !self.is_stopping() {
             let started = Instant::now();
-            let why = match self.start_engine() {
+            let started_engine = match self.is_still_ours() {
+                Ok(true) => self.start_engine(),
+                Ok(false) => break,
+                Err(error) => Err(error.into()),
+            };
+            let why = match started_engine {
                 Ok((link, mut from)) => {
                     while let Some(frame) = next_frame(&mut from) {
                         self.on_frame(frame);
@@ -90,7 +95,7 @@ impl Node {
                 jobs.iter().for_each(|job| drop(job.beside_anew()));
                 jobs.iter().for_each(|job| job.checkpoint_lost());
             }
-            if self.is_stopping() {
+            if self.is_stopping() || self.generation.is_fenced().is_some() {
                 break;
             }
             let planned = self.planned.swap(false, Ordering::AcqRel);
@@ -118,7 +123,7 @@ impl Node {
             workers,
             hash_key: self.control.hash_key,
             log_dir: self.config.data_dir.clone(),
-            checkpoints_dir: self.checkpoints_dir(),
+            checkpoints: self.config.checkpoints_place(),
         };
         // The lock keeps submissions out until every job was told.
         let mut running = self.running();

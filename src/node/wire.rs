@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use tallyflow_connectors::checkpoint_store::CheckpointPlace;
 use tallyflow_dataflows::claim::HashKey;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
@@ -18,7 +19,7 @@ pub enum ToEngine {
         workers: usize,
         hash_key: HashKey,
         log_dir: PathBuf,
-        checkpoints_dir: PathBuf,
+        checkpoints: CheckpointPlace,
     },
     Command(Command),
     /// A partition has a new end.

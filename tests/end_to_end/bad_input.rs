@@ -1,13 +1,10 @@
 //! What must not be: broken records, job files full of faults, bodies without end, a full disk.
 
-use crate::support::{Server, eventually, refused, tallyflow};
+use crate::support::{Mount, Server, eventually, refused, tallyflow};
 use crate::votes;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use reqwest::Method;
 use serde_json::Value;
-use std::path::Path;
-use std::process::Command;
-use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
 
@@ -166,37 +163,6 @@ fn a_line_of_100_mib_is_refused_with_bounded_memory_and_nothing_is_appended() {
         server.http.get("/healthz").ok();
         let records = server.http.get("/api/topics/lines/records").ok().json();
         assert_eq!(records["items"].as_array().unwrap().len(), 2);
-    }
-}
-
-/// A file system of its own, unmounted when it is dropped. None, and a line that says why, where it may
-/// not be made.
-struct Mount {
-    dir: TempDir,
-}
-
-impl Mount {
-    fn new(options: &str) -> Option<Mount> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Mount { dir }),
-            other => {
-                println!("SKIPPED: a tmpfs can't be mounted here, which takes root: {other:?}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: whatever still has a file open there is on its way out.
-        Command::new("umount").arg("-l").arg(self.dir.path()).status().ok();
     }
 }
 

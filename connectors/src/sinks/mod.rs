@@ -42,12 +42,32 @@ pub struct SinkLine {
     pub values: Option<Vec<Option<Decimal>>>,
 }
 
+/// Who writes: of the starts of a server, and of those that have copies of its data directory, only the
+/// last may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// The same in every copy of a data directory.
+    pub server: String,
+    /// Rises with each start.
+    pub generation: u64,
+    /// Of this start alone.
+    pub run: String,
+}
+
 /// Why a sink did not take an epoch. Nothing of the epoch is in it then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {
     /// The sink holds what another run wrote later.
     #[error("the sink holds epoch {stored}, newer than epoch {offered}; give the job another sink or remove that one")]
     NewerEpoch { stored: Epoch, offered: Epoch },
+    /// Another start of the server writes there, over a copy of its data directory.
+    #[error(
+        "{path} is written by another server over a copy of this data directory (generation {theirs}, this is {own}); stop one of the two"
+    )]
+    Superseded { path: String, theirs: u64, own: u64 },
+    /// The server may not write any more.
+    #[error("{0}")]
+    Fenced(String),
     /// The line has not as many values as the job has aggregates.
     #[error("line {group:?} of {subject:?} has {found} values, the job has {wanted} aggregates")]
     Aggregates { subject: String, group: String, found: usize, wanted: usize },

@@ -7,7 +7,7 @@
 mod schema;
 mod value;
 
-use super::{SinkEpoch, SinkError, SinkLine};
+use super::{SinkEpoch, SinkError, SinkLine, Writer};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ pub struct SqliteSink {
     conn: Connection,
     path: PathBuf,
     job: String,
+    writer: Option<Writer>,
     aggregates: Vec<String>,
     step_ms: i64,
     keep_ms: i64,
@@ -45,11 +46,18 @@ impl SqliteSink {
             conn: schema::open(path)?,
             path: path.to_owned(),
             job: job.to_owned(),
+            writer: None,
             aggregates,
             step_ms: millis(history_step).max(1),
             keep_ms: millis(history_keep),
             cut_at_ms: i64::MIN,
         })
+    }
+
+    /// Says who writes. What an earlier start of the same server has written gives way, whatever its epochs
+    /// are; a later one's does not.
+    pub fn written_by(self, writer: Writer) -> Self {
+        SqliteSink { writer: Some(writer), ..self }
     }
 
     /// The newest epoch that the file holds for the job.
@@ -70,6 +78,17 @@ impl SqliteSink {
         let step_at_ms = epoch.at_ms.div_euclid(self.step_ms) * self.step_ms;
         let mut write = || -> rusqlite::Result<Result<(), SinkError>> {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if let Some(writer) = &self.writer {
+                match enter(&tx, &self.job, writer)? {
+                    Turn::Same => {}
+                    Turn::Anew if epoch.reset => give_way(&tx, &self.job, epoch.epoch)?,
+                    Turn::Anew => {}
+                    Turn::Superseded(theirs) => {
+                        let path = self.path.display().to_string();
+                        return Ok(Err(SinkError::Superseded { path, theirs, own: writer.generation }));
+                    }
+                }
+            }
             let stored = newest(&tx, &self.job)?;
             match &stored {
                 Some((stored, _)) if *stored > epoch.epoch => {
@@ -102,6 +121,47 @@ fn newest(conn: &Connection, job: &str) -> rusqlite::Result<Option<(Epoch, Strin
     conn.prepare_cached("SELECT epoch, at FROM snapshots WHERE job = ?1 ORDER BY epoch DESC LIMIT 1")?
         .query_row([job], |row| Ok((Epoch(row.get::<_, i64>(0)? as u64), row.get(1)?)))
         .optional()
+}
+
+/// Whose turn it is to write.
+enum Turn {
+    /// Whoever wrote last, or there is nothing to be said of that.
+    Same,
+    /// A later start of the server that wrote last.
+    Anew,
+    /// Another's, by its generation.
+    Superseded(u64),
+}
+
+/// Notes who writes, unless a later start has.
+fn enter(tx: &Transaction, job: &str, writer: &Writer) -> rusqlite::Result<Turn> {
+    let last = tx
+        .prepare_cached("SELECT server, generation, run FROM writers WHERE job = ?1")?
+        .query_row([job], |row| {
+            Ok(Writer { server: row.get(0)?, generation: row.get::<_, i64>(1)? as u64, run: row.get(2)? })
+        })
+        .optional()?;
+    let turn = match last {
+        Some(last) if last == *writer => return Ok(Turn::Same),
+        Some(last) if last.server == writer.server && last.generation >= writer.generation => {
+            return Ok(Turn::Superseded(last.generation));
+        }
+        Some(last) if last.server == writer.server => Turn::Anew,
+        _ => Turn::Same,
+    };
+    tx.prepare_cached("INSERT OR REPLACE INTO writers (job, server, generation, run) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((job, &writer.server, writer.generation as i64, &writer.run))?;
+    Ok(turn)
+}
+
+/// A copy of the server may have used up the same epochs: they are free again.
+fn give_way(tx: &Transaction, job: &str, from: Epoch) -> rusqlite::Result<()> {
+    let gone = tx.execute("DELETE FROM snapshots WHERE job = ?1 AND epoch >= ?2", (job, from.0 as i64))?;
+    if gone > 0 {
+        // No line that is written now is taken for one of theirs.
+        tx.execute("UPDATE lines SET written = -1 WHERE job = ?1", [job])?;
+    }
+    Ok(())
 }
 
 /// The transaction of one epoch.

@@ -8,6 +8,7 @@ use crate::spec::polls::PollKey;
 use crate::update::ReadTo;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
 /// Of manifests.
 const VERSION: u32 = 2;
@@ -25,6 +26,9 @@ pub struct Place {
 pub struct Manifest {
     pub version: u32,
     pub number: u64,
+    /// Says who wrote it: whose answer was lost finds its own again.
+    #[serde(default)]
+    by: String,
     #[serde(flatten)]
     pub what: What,
 }
@@ -110,6 +114,25 @@ impl Place {
         Ok(store.list(&self.folder)?.iter().filter_map(number).collect())
     }
 
+    /// Makes a manifest exist; whether that number was free. It was also where the store took it before and
+    /// the answer was lost.
+    pub fn put_manifest(&self, store: &dyn CheckpointStore, manifest: &Manifest) -> Result<bool, StoreError> {
+        let (name, bytes) = (self.manifest(manifest.number), manifest.to_bytes());
+        if store.put_new(&name, &bytes)? {
+            return Ok(true);
+        }
+        match store.get(&name)? {
+            Some(there) => Ok(there == bytes),
+            // Some stores refuse while another writer is at it, of whom nothing may be left.
+            None => Err(StoreError(format!("writing {name}: the store refused it, and holds none of that name"))),
+        }
+    }
+
+    /// Whether there is a later manifest than that.
+    pub fn is_superseded(&self, store: &dyn CheckpointStore, number: u64) -> Result<bool, StoreError> {
+        Ok(self.numbers(store)?.last().is_some_and(|last| *last > number))
+    }
+
     /// Claims the job and reads its newest checkpoint that is whole and of use.
     pub fn take_up(
         &self,
@@ -118,8 +141,7 @@ impl Place {
     ) -> Result<Latest, LoadError> {
         let claim = loop {
             let claim = self.numbers(store)?.last().map_or(1, |last| last + 1);
-            let manifest = Manifest { version: VERSION, number: claim, what: What::Claim };
-            if store.put_new(&self.manifest(claim), &manifest.to_bytes())? {
+            if self.put_manifest(store, &Manifest::new(claim, What::Claim))? {
                 break claim;
             }
         };
@@ -218,8 +240,10 @@ impl From<&str> for NoUse {
 }
 
 impl Manifest {
-    pub fn of(number: u64, checkpoint: Checkpoint) -> Self {
-        Manifest { version: VERSION, number, what: What::Checkpoint(checkpoint) }
+    /// A manifest like no other, whatever it says.
+    pub fn new(number: u64, what: What) -> Self {
+        let by = RandomState::new().hash_one(std::process::id());
+        Manifest { version: VERSION, number, by: format!("{by:016x}"), what }
     }
 
     /// The JSON and, in the last line, its CRC-32.

@@ -5,7 +5,7 @@
 //! there is one checkpoint of a job at a time, and the next waits.
 
 use crate::checkpoint::frame::{self, Frame};
-use crate::checkpoint::manifest::{Checkpoint, File, Loaded, Manifest, Place};
+use crate::checkpoint::manifest::{Checkpoint, File, Loaded, Manifest, Place, What};
 use crate::checkpoint::{CheckpointStore, Kind, StoreError};
 use crate::engine::facts::RecordChanges;
 use crate::engine::job::Outbox;
@@ -109,6 +109,8 @@ struct Taking {
     /// Files that are full: by name, until they are written.
     files: Vec<(File, Option<Vec<u8>>)>,
     told: Option<(Epoch, Vec<ReadTo>, RecordChanges, Vec<PollKey>)>,
+    /// Once there was a try to write it: the store may have it though it did not answer.
+    manifest: Option<(Manifest, Checkpoint)>,
     /// Since when it can't be written.
     failed: bool,
 }
@@ -153,6 +155,7 @@ impl Writer {
                     file: frame::begin(),
                     files: Vec::new(),
                     told: None,
+                    manifest: None,
                     failed: false,
                 });
             }
@@ -249,29 +252,23 @@ impl Folder {
                 *bytes = None;
             }
         }
-        let Some((epoch, offsets, records, polls)) = taking.told.as_ref().filter(|_| whole) else {
-            return Ok(Written::NotYet);
-        };
-        let added: Vec<File> = taking.files.iter().map(|(file, _)| file.clone()).collect();
-        let before = self.kept.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
-        // Names rise with the numbers of checkpoints.
-        let first = self.needed.values().map(|(first, _)| first).min();
-        let is_needed = |file: &&File| first.is_some_and(|first| file.name >= *first);
-        let checkpoint = Checkpoint {
-            form: self.place.form.clone(),
-            epoch: *epoch,
-            at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64),
-            ms: taking.began.elapsed().as_millis() as u64,
-            bytes: added.iter().map(|file| file.bytes).sum(),
-            offsets: offsets.clone(),
-            records: *records,
-            polls: polls.clone(),
-            files: before.iter().filter(is_needed).cloned().chain(added).collect(),
-        };
         let number = self.last + 1;
-        if !store.put_new(&self.place.manifest(number), &Manifest::of(number, checkpoint.clone()).to_bytes())? {
+        let (manifest, checkpoint) = match &taking.manifest {
+            // Where the store has it already, another engine may have gone on since.
+            Some(_) if self.place.is_superseded(store, number)? => return Ok(Written::Fenced),
+            Some(tried) => tried,
+            None => {
+                let Some(told) = taking.told.take_if(|_| whole) else { return Ok(Written::NotYet) };
+                let before = self.kept.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
+                let checkpoint = taking.checkpoint(told, &self.place, before, &self.needed);
+                let manifest = Manifest::new(number, What::Checkpoint(checkpoint.clone()));
+                taking.manifest.insert((manifest, checkpoint))
+            }
+        };
+        if !self.place.put_manifest(store, manifest)? {
             return Ok(Written::Fenced);
         }
+        let checkpoint = checkpoint.clone();
         self.last = number;
         self.kept.push((number, checkpoint.files.clone()));
         *taking.rewrite.lock().unwrap_or_else(PoisonError::into_inner) = to_rewrite(&self.needed, &checkpoint.files);
@@ -320,6 +317,31 @@ fn to_rewrite(needed: &HashMap<(Kind, u16), (String, u64)>, files: &[File]) -> V
 }
 
 impl Taking {
+    /// What the manifest is to say, all files being written.
+    fn checkpoint(
+        &self,
+        (epoch, offsets, records, polls): (Epoch, Vec<ReadTo>, RecordChanges, Vec<PollKey>),
+        place: &Place,
+        before: &[File],
+        needed: &HashMap<(Kind, u16), (String, u64)>,
+    ) -> Checkpoint {
+        let added: Vec<File> = self.files.iter().map(|(file, _)| file.clone()).collect();
+        // Names rise with the numbers of checkpoints.
+        let first = needed.values().map(|(first, _)| first).min();
+        let is_needed = |file: &&File| first.is_some_and(|first| file.name >= *first);
+        Checkpoint {
+            form: place.form.clone(),
+            epoch,
+            at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64),
+            ms: self.began.elapsed().as_millis() as u64,
+            bytes: added.iter().map(|file| file.bytes).sum(),
+            offsets,
+            records,
+            polls,
+            files: before.iter().filter(is_needed).cloned().chain(added).collect(),
+        }
+    }
+
     fn end_file(&mut self, place: &Place, number: u64) {
         let bytes = std::mem::replace(&mut self.file, frame::begin());
         if bytes.len() > frame::begin().len() {

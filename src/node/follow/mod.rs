@@ -89,7 +89,13 @@ impl Node {
             followers.push(Following::start(format!("history-{}", job.name()), recorder)?);
         }
         for (index, sink) in job.plan().spec.sinks.iter().enumerate() {
-            let follower = SinkFollower::new(job.clone(), form, index, sink.clone(), &self.config.data_dir);
+            let follower = SinkFollower::new(
+                job.clone(),
+                form,
+                (index, sink.clone()),
+                &self.config.data_dir,
+                self.generation.clone(),
+            );
             followers.push(Following::start(format!("sink-{}-{index}", job.name()), follower)?);
         }
         lock(&self.followers).insert(job.id, followers);

@@ -1,6 +1,7 @@
 //! A sink follows the results.
 
 use super::Follow;
+use crate::node::generation::Generation;
 use crate::node::job::{Job, SinkStatus};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub struct SinkFollower {
     form: u64,
     index: usize,
     spec: SinkSpec,
+    generation: Arc<Generation>,
     written: Option<Epoch>,
     status: SinkStatus,
     sink: Option<SqliteSink>,
@@ -24,12 +26,18 @@ pub struct SinkFollower {
 
 impl SinkFollower {
     /// The sink of that number.
-    pub fn new(job: Arc<Job>, form: u64, index: usize, spec: SinkSpec, data_dir: &Path) -> SinkFollower {
+    pub fn new(
+        job: Arc<Job>,
+        form: u64,
+        (index, spec): (usize, SinkSpec),
+        data_dir: &Path,
+        generation: Arc<Generation>,
+    ) -> SinkFollower {
         let SinkSpec::Sqlite { path, .. } = &spec;
         let path = data_dir.join(path).display().to_string();
         let status = SinkStatus { kind: "sqlite".to_owned(), path, epoch: None, error: None };
         job.set_sink(form, index, status.clone());
-        SinkFollower { job, form, index, spec, written: None, status, sink: None }
+        SinkFollower { job, form, index, spec, generation, written: None, status, sink: None }
     }
 }
 
@@ -46,6 +54,9 @@ impl Follow for SinkFollower {
     }
 
     fn write(&mut self, _: bool) -> Result<(), SinkError> {
+        if let Some(why) = self.generation.must_not_write() {
+            return Err(SinkError::Fenced(why));
+        }
         let written = self.written;
         let Some(Some((epoch, aggregates))) = self.job.read_form(self.form, |results| {
             let newer = results.epoch().is_some_and(|epoch| Some(epoch) != written);
@@ -58,7 +69,8 @@ impl Follow for SinkFollower {
             None => {
                 let SinkSpec::Sqlite { history_step, history_keep, .. } = &self.spec;
                 let path = Path::new(&self.status.path);
-                self.sink.insert(SqliteSink::open(path, self.job.name(), aggregates, *history_step, *history_keep)?)
+                let sink = SqliteSink::open(path, self.job.name(), aggregates, *history_step, *history_keep)?;
+                self.sink.insert(sink.written_by(self.generation.writer()))
             }
         };
         sink.write(&epoch)?;

@@ -3,8 +3,10 @@
 //! Every wait is for something to be so, and has a deadline; nothing is taken to be so after a while.
 
 mod events;
+mod mount;
 
 pub use events::{Board, Events};
+pub use mount::Mount;
 
 use reqwest::Method;
 use serde_json::Value;
@@ -41,6 +43,15 @@ pub fn tallyflow() -> Command {
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// Builds a library of `support/` to be preloaded into a server: its path.
+pub fn preloaded(to: &Path, name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/end_to_end/support/{name}.c"));
+    let library = to.join(format!("{name}.so"));
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    assert!(built.expect("a C compiler").success());
+    library
 }
 
 /// Sends a signal to one process.
@@ -241,6 +252,11 @@ impl Server {
             panic!("the server did not start: {line:?}\n{}", stderr.lock().unwrap());
         };
         Server { http: Http::new(url), child, stderr, reading: Some(reading) }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it wrote to stderr so far.

@@ -57,6 +57,16 @@ SELECT l.job, l.subject, l."group", l.value,
 FROM lines l LEFT JOIN subjects s ON s.job = l.job AND s.subject = l.subject;
 "#;
 
+/// Who writes: files of before have none.
+const WRITERS: &str = "
+CREATE TABLE IF NOT EXISTS writers (
+    job TEXT NOT NULL PRIMARY KEY,
+    server TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    run TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
 /// Opens the file, and makes the tables where they are missing.
 pub(super) fn open(path: &Path) -> Result<Connection, SinkError> {
     let sql = |e: Error| error(path, &e);
@@ -75,6 +85,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, SinkError> {
         tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
         tx.pragma_update(None, "user_version", FORMAT).map_err(sql)?;
     }
+    tx.execute_batch(WRITERS).map_err(sql)?;
     tx.commit().map_err(sql)?;
     Ok(conn)
 }
