@@ -34,7 +34,7 @@ fn nobody() -> String {
 }
 
 /// Every command, and an option that its help must name.
-const COMMANDS: [(&[&str], &str); 30] = [
+const COMMANDS: [(&[&str], &str); 32] = [
     (&["demo"], "--data-dir"),
     (&["serve"], "--config"),
     (&["submit"], "--server"),
@@ -50,6 +50,8 @@ const COMMANDS: [(&[&str], &str); 30] = [
     (&["watch"], "--limit"),
     (&["recount"], "--format"),
     (&["why"], "--at"),
+    (&["void"], "--reason"),
+    (&["unvoid"], "--server"),
     (&["poll"], "vote"),
     (&["poll", "create"], "--opens"),
     (&["poll", "list"], "--job"),

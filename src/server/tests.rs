@@ -119,7 +119,7 @@ async fn every_refusal_is_a_problem_document() {
         ("GET", "/api/jobs/empty/why?at=t/0/1&subject=s", 400),
         ("GET", "/api/jobs/empty/why?at=t/0/1&limit=3", 400),
         ("GET", "/api/jobs/empty/why?subject=s&group=g&limit=0", 400),
-        ("DELETE", "/api/jobs/empty?mode=checkpoint", 400),
+        ("DELETE", "/api/jobs/empty?mode=gently", 400),
         ("GET", "/api/topics/none/records", 404),
         ("GET", "/api/topics/__tallyflow/records", 404),
         ("GET", "/api/topics/t/records?partition=7", 404),
