@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig, TopicError};
 use tallyflow_dataflows::claim::HashKey;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::job::InstallInput;
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError, Producer, Source};
@@ -194,6 +195,9 @@ impl Control {
     fn put(&self, key: &str, value: &impl Serialize) -> Result<(), ProduceError> {
         let value = serde_json::to_vec(value).map_err(|e| ProduceError::Io(e.to_string()))?;
         let record = NewRecord { key: Some(key.as_bytes()), value: Some(&value) };
-        self.log.append(TOPIC, &[record], None).map(|_| ())
+        crash::point("control::note");
+        self.log.append(TOPIC, &[record], None)?;
+        crash::point("control::noted");
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@
 use crate::checkpoint::frame::{self, Frame};
 use crate::checkpoint::manifest::{Checkpoint, File, Loaded, Manifest, Place};
 use crate::checkpoint::{CheckpointStore, Kind, StoreError};
+use crate::crash;
 use crate::engine::facts::RecordChanges;
 use crate::engine::job::Outbox;
 use crate::ids::Epoch;
@@ -245,6 +246,7 @@ impl Folder {
         }
         for (file, bytes) in &mut taking.files {
             if let Some(unwritten) = bytes {
+                crash::point("checkpoint::file");
                 store.put(&file.name, unwritten)?;
                 *bytes = None;
             }
@@ -269,9 +271,11 @@ impl Folder {
             files: before.iter().filter(is_needed).cloned().chain(added).collect(),
         };
         let number = self.last + 1;
+        crash::point("checkpoint::manifest");
         if !store.put_new(&self.place.manifest(number), &Manifest::of(number, checkpoint.clone()).to_bytes())? {
             return Ok(Written::Fenced);
         }
+        crash::point("checkpoint::written");
         self.last = number;
         self.kept.push((number, checkpoint.files.clone()));
         *taking.rewrite.lock().unwrap_or_else(PoisonError::into_inner) = to_rewrite(&self.needed, &checkpoint.files);
@@ -296,6 +300,7 @@ impl Folder {
             if name.ends_with(".manifest") && self.place.is_claim(store, &name)? {
                 self.claims.insert(name);
             } else {
+                crash::point("checkpoint::clean");
                 store.delete(&name)?;
             }
         }
