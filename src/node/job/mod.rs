@@ -5,6 +5,9 @@ mod kept;
 mod recounted;
 mod status;
 
+#[cfg(test)]
+mod tests;
+
 pub use beside::{Applied, Failed, Place};
 pub use kept::CheckpointStatus;
 pub use recounted::{RecountOutcome, RecountProgress};
@@ -419,11 +422,16 @@ impl Inner {
     }
 
     fn catch_up(&mut self, at_least: Vec<Vec<Offset>>) {
-        let shown: Vec<Vec<Offset>> =
+        let mut target: Vec<Vec<Offset>> =
             self.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
-        let target =
-            shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
-        let target: Vec<Vec<Offset>> = target.collect();
+        // An engine that ends before it was there leaves the next one where it should have come: a server
+        // that was started again has shown nothing yet, and its readers have seen what was shown before.
+        let before = self.catching_up.take().map(|(_, target)| target);
+        for at_least in before.into_iter().chain([at_least]) {
+            for (target, at_least) in target.iter_mut().zip(at_least) {
+                target.iter_mut().zip(at_least).for_each(|(target, at_least)| *target = at_least.max(*target));
+            }
+        }
         if let Some(halt) = self.halt.as_mut().filter(|halt| halt.until.is_none()) {
             // "Where you are" means where it was.
             halt.until = Some(target.clone());

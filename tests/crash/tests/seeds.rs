@@ -1,0 +1,29 @@
+//! What the crash test has found, each as a script of its own; the number is that of the seed which found it.
+//! `cargo test -p tallyflow-crash --test seeds` runs them; it builds the server with its fail points first.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use tallyflow_crash::program;
+use tallyflow_crash::script::{Action, Step, play};
+
+fn server() -> &'static Path {
+    static PROGRAM: OnceLock<std::path::PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| program::build().unwrap())
+}
+
+fn start(fail_points: &'static str) -> Step {
+    Step::Start { workers: 2, fail_points }
+}
+
+/// A server was started again, and its engine died before it had read as far as the log had reached: the next
+/// engine took the nothing that was shown yet for where it had to come, and readers saw numbers fall back.
+#[test]
+fn seed_1_an_engine_that_ends_while_a_restarted_server_catches_up_shows_no_old_numbers() {
+    let mut script = vec![Step::Run(1_500)];
+    for fail_points in ["engine::tell=4*off->return", "engine::tell=8*off->return", "engine::tell=16*off->return"] {
+        script.extend([start(fail_points), Step::Run(1_500)]);
+    }
+    script.push(start(""));
+    script.push(Step::Check);
+    play(server(), 1, &script).unwrap();
+}
