@@ -27,3 +27,19 @@ fn seed_1_an_engine_that_ends_while_a_restarted_server_catches_up_shows_no_old_n
     script.push(Step::Check);
     play(server(), 1, &script).unwrap();
 }
+
+/// `restart --ignore-state` threw the dead letters away before it was noted that the job begins anew: a server
+/// that ended in between went on from the checkpoint, and never met their records again.
+#[test]
+fn seed_1_a_server_that_ends_in_a_restart_without_state_loses_no_dead_letters() {
+    let restart = Action::Restart { job: "firsts", ignore_state: true };
+    let script = [
+        Step::Run(500),
+        Step::Act(Action::Checkpoint("firsts")),
+        // The first note is of the epochs that the engine gets.
+        start("control::note=1*off->return"),
+        Step::Act(restart),
+        Step::Check,
+    ];
+    play(server(), 1, &script).unwrap();
+}
