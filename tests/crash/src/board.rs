@@ -221,3 +221,47 @@ impl Board {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SNAPSHOT: &str = r#"{"job":"bank","epoch":7,"at":"2026-11-21T10:00:00Z","offsets":{"transfers":[1]},
+        "digest":"DIGEST","accounting":{"read":1,"rejected":0,"irrelevant":0,"matched":1,"claims":1,"counted":1,
+        "superseded":0,"duplicate":0,"late":0,"voided":0},"subjects":[{"subject":"bank","total":0,
+        "tallies":[{"group":"b","value":5},{"group":"a","value":-5}]}]}"#;
+
+    fn delta(epoch: u64, was: i64, total: i64) -> String {
+        format!(
+            r#"{{"job":"bank","epoch":{epoch},"accounting":{{"read":2,"rejected":0,"irrelevant":0,"matched":2,"claims":2,
+            "counted":2,"superseded":0,"duplicate":0,"late":0,"voided":0}},"changes":[{{"subject":"bank","group":"a",
+            "value":-6,"was":{was}}},{{"subject":"bank","group":"b","value":6,"was":5}}],"totals":{{"bank":{total}}}}}"#
+        )
+    }
+
+    fn board() -> Board {
+        let lines =
+            [("a", "-5"), ("b", "5")].map(|(group, value)| ((quoted("bank"), quoted(group)), vec![value.to_owned()]));
+        let snapshot = SNAPSHOT.replace("DIGEST", &digest(&lines.into_iter().collect()));
+        let mut board = Board::new();
+        board.follow("snapshot", Some("7"), &snapshot).unwrap();
+        let again = board.follow("snapshot", Some("7"), &snapshot).unwrap_err();
+        assert!(again.to_string().contains("without a gap"), "{again}");
+        board
+    }
+
+    #[test]
+    fn a_reader_follows_what_is_right_and_names_what_is_not() {
+        board().follow("delta", Some("9"), &delta(9, -5, 0)).unwrap();
+        for (id, data, told) in [
+            ("7", delta(7, -5, 0), "came 7"),
+            ("6", delta(6, -5, 0), "came 6"),
+            ("9", delta(8, -5, 0), "has the id"),
+            ("9", delta(9, -4, 0), "was held as"),
+            ("9", delta(9, -5, 1), "the total is"),
+        ] {
+            let error = board().follow("delta", Some(id), &data).unwrap_err().to_string();
+            assert!(error.contains(told), "{told:?} in {error:?}");
+        }
+    }
+}

@@ -50,7 +50,7 @@ pub fn fail_point(rng: &mut ChaCha8Rng) -> (String, &'static str) {
 
 /// What is done to a running server.
 ///
-/// Voids have their place here once there are any: `Void` and `Unvoid`, with what is in force in the
+/// Voids have their place here: `Void` and `Unvoid`, with what is in force in the
 /// campaign's `Known`, as polls have it, and in `fold::tally`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {

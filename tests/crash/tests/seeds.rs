@@ -43,3 +43,20 @@ fn seed_1_a_server_that_ends_in_a_restart_without_state_loses_no_dead_letters() 
     ];
     play(server(), 1, &script).unwrap();
 }
+
+/// A job was restarted before the restarted server had shown anything: its epochs began near 0 again, and
+/// readers saw ids fall.
+#[test]
+fn seed_100_a_restart_just_after_the_server_was_started_makes_no_epoch_fall() {
+    let restart = |job, ignore_state| Step::Act(Action::Restart { job, ignore_state });
+    let script = [
+        Step::Run(800),
+        start(""),
+        restart("firsts", true),
+        restart("bank", true),
+        restart("orders", false),
+        Step::Run(300),
+        Step::Check,
+    ];
+    play(server(), 100, &script).unwrap();
+}

@@ -148,3 +148,37 @@ fn lines(form: Form, standing: &[Claim]) -> Lines {
     };
     by_line.into_iter().map(|(line, adds)| (line, values(adds))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn order(order: &str, at: u64, country: Option<&str>, amount: f64) -> Event {
+        let event = json!({"order": order, "customer": "c", "region": "north", "country": country, "kind": "web",
+            "amount": amount, "at": at});
+        Some(event)
+    }
+
+    #[test]
+    fn the_last_claim_of_an_order_and_the_first_three_of_a_customer_stand() {
+        let partitions = [
+            vec![order("a", 2, Some("NO"), 1.5), order("a", 1, Some("ES"), 9.0), None],
+            // The same again, and one that is taken back.
+            vec![order("a", 2, Some("NO"), 1.5), order("b", 3, Some("NO"), 2.0), order("b", 4, None, 2.0)],
+        ];
+        let line = |group: &str| (quoted("north"), quoted(group));
+        let orders = tally(Form::Orders, &partitions, &[3, 3]);
+        let values = ["1.5", "1", "1.5", "1.5", "1.5", "1"].map(str::to_owned).to_vec();
+        assert_eq!(orders.lines, Lines::from([(line("NO"), values)]));
+        let accounting = Accounting { read: 6, rejected: 1, irrelevant: 0, matched: 5, claims: 5, counted: 2 };
+        assert_eq!(orders.accounting, accounting);
+        let firsts = tally(Form::Firsts, &partitions, &[3, 3]);
+        let two = |values: [&str; 2]| values.map(str::to_owned).to_vec();
+        assert_eq!(firsts.lines, Lines::from([(line("ES"), two(["1", "9"])), (line("NO"), two(["2", "3.5"]))]));
+        let accounting = Accounting { read: 6, rejected: 1, irrelevant: 1, matched: 4, claims: 4, counted: 3 };
+        assert_eq!(firsts.accounting, accounting);
+        // Before the second partition was read.
+        assert_eq!(tally(Form::Firsts, &partitions, &[1, 0]).lines, Lines::from([(line("NO"), two(["1", "1.5"]))]));
+    }
+}
