@@ -50,6 +50,8 @@ pub fn play(program: &Path, seed: u64, script: &[Step]) -> anyhow::Result<()> {
                     campaign.start_server(&Start { workers: 2, ..Start::default() })?;
                     armed = false;
                 }
+                // Shown where the test fails.
+                println!("{}", campaign.story.join("\n"));
                 check::all(&mut campaign)?;
                 campaign.go_on();
             }

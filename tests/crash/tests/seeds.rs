@@ -50,12 +50,15 @@ fn seed_1_a_server_that_ends_in_a_restart_without_state_loses_no_dead_letters() 
 fn seed_100_a_restart_just_after_the_server_was_started_makes_no_epoch_fall() {
     let restart = |job, ignore_state| Step::Act(Action::Restart { job, ignore_state });
     let script = [
-        Step::Run(800),
+        // The second engine's epochs are far from 0.
         start(""),
+        Step::Run(1_000),
+        // Nothing is shown for a while.
+        start("restore::claim=sleep(150)"),
         restart("firsts", true),
         restart("bank", true),
         restart("orders", false),
-        Step::Run(300),
+        Step::Run(3_000),
         Step::Check,
     ];
     play(server(), 100, &script).unwrap();
