@@ -285,12 +285,18 @@ impl Job {
         self.lock().halt.clone()
     }
 
-    /// Notes what bounds its reading from now on, and whether it is paused once it is there.
-    pub fn set_halt(&self, halt: Option<Halt>, pausing: bool) {
+    /// Notes what bounds its reading from now on, and whether it is paused once it is there; answers what the
+    /// engine is to be told.
+    pub fn set_halt(&self, mut halt: Option<Halt>, pausing: bool) -> Option<Halt> {
         let mut inner = self.lock();
-        inner.halt = halt;
+        if let Some(halt) = halt.as_mut().filter(|halt| halt.until.is_none()) {
+            // While it catches up, "where you are" is where readers have seen it before.
+            halt.until = inner.catching_up.as_ref().map(|(_, target)| target.clone());
+        }
+        inner.halt.clone_from(&halt);
         inner.pausing = pausing;
         inner.halt_reached = None;
+        halt
     }
 
     /// Puts another form of the halt that was reached in its place.

@@ -1,6 +1,6 @@
 use super::{Job, JobState};
 use tallyflow_connectors::decode::BuiltinFormats;
-use tallyflow_dataflows::engine::job::{InstallInput, Start};
+use tallyflow_dataflows::engine::job::{Halt, InstallInput, Start};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::spec::{JobFile, Surroundings};
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId, ReadTo};
@@ -34,4 +34,16 @@ fn an_engine_that_ends_before_it_was_there_leaves_the_next_one_where_it_should_h
     assert_eq!((job.read(|_| ()), job.state()), (None, JobState::Recovering));
     read_to(&job, 3, 10);
     assert_eq!((job.read(|results| results.epoch()), job.state()), (Some(Some(Epoch(3))), JobState::Running));
+}
+
+#[test]
+fn a_job_that_is_paused_while_it_catches_up_stops_where_readers_have_seen_it() {
+    let job = job();
+    job.catch_up(vec![vec![Offset(10)]]);
+    let halt = job.set_halt(Some(Halt { number: 1, until: None }), true);
+    assert_eq!(halt, Some(Halt { number: 1, until: Some(vec![vec![Offset(10)]]) }));
+    assert_eq!(job.halt(), halt);
+    read_to(&job, 1, 10);
+    let halt = Some(Halt { number: 2, until: None });
+    assert_eq!(job.set_halt(halt.clone(), true), halt);
 }

@@ -63,3 +63,19 @@ fn seed_100_a_restart_just_after_the_server_was_started_makes_no_epoch_fall() {
     ];
     play(server(), 100, &script).unwrap();
 }
+
+/// A job was paused while the restarted server caught up: it stopped where it just was, the next server came
+/// back to there, and readers saw less than before.
+#[test]
+fn seed_101_a_job_that_is_paused_while_a_restarted_server_catches_up_shows_no_old_numbers() {
+    let script = [
+        Step::Run(1_500),
+        // The last of the jobs is told to stop as soon as it is installed.
+        start("restore::claim=sleep(100)"),
+        Step::Act(Action::Pause("polls")),
+        start(""),
+        Step::Run(1_000),
+        Step::Check,
+    ];
+    play(server(), 101, &script).unwrap();
+}
