@@ -14,6 +14,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    tallyflow_dataflows::crash::arm();
     keep_pages_small();
     cli::main()
 }

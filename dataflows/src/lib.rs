@@ -14,6 +14,7 @@
 pub mod accounting;
 pub mod checkpoint;
 pub mod claim;
+pub mod crash;
 pub mod decode;
 pub mod engine;
 pub mod filter;

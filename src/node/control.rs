@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig, TopicError};
 use tallyflow_dataflows::claim::HashKey;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::job::InstallInput;
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError, Producer, Source};
@@ -229,6 +230,9 @@ impl Control {
         if let Some(why) = self.generation.as_ref().and_then(|generation| generation.must_not_write()) {
             return Err(ProduceError::Io(why));
         }
-        self.log.append(TOPIC, records, None).map(|_| ())
+        crash::point("control::note");
+        self.log.append(TOPIC, records, None)?;
+        crash::point("control::noted");
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use tallyflow_connectors::checkpoint_store::ObjectCheckpoints;
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_connectors::log::embedded::EmbeddedReader;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::{Engine, EngineConfig};
 use tallyflow_dataflows::update::EngineEvent;
 
@@ -99,6 +100,7 @@ fn write_all(outgoing: &Receiver<Outgoing>, engine: &Engine) {
             }
             next = outgoing.try_recv().ok();
         }
+        crash::point("engine::tell");
         if out.flush().is_err() {
             // Nobody reads any more: the node is gone.
             std::process::exit(0);

@@ -289,8 +289,8 @@ impl Node {
     fn halt(&self, job: &Job, until: Option<Vec<Vec<Offset>>>, pausing: bool) {
         let halt = Halt { number: self.next_halt(), until };
         let running = self.running();
-        job.set_halt(Some(halt.clone()), pausing);
-        if let Some(running) = running.as_ref() {
+        let halt = job.set_halt(Some(halt), pausing);
+        if let (Some(running), Some(halt)) = (running.as_ref(), halt) {
             running.link.command(Command::Halt { job: job.plan().engine_id, halt });
         }
     }

@@ -20,6 +20,7 @@ use crate::node::{JobError, JobText, Node, SubmitError, lock};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::job::{Halt, InstallInput};
 use tallyflow_dataflows::ids::Epoch;
@@ -281,6 +282,7 @@ impl Node {
             }
         }
         job.want_checkpoint();
+        crash::point("replace::taken");
         // If it is not noted, the next start computes it beside once more.
         if let Err(error) = self.want(job, self.wanted(job), None) {
             tracing::error!(job = job.name(), "that it was replaced can't be noted: {error}");

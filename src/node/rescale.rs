@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tallyflow_dataflows::accounting::Accounting;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::job::Halt;
 use tallyflow_dataflows::ids::{Epoch, Offset};
@@ -169,7 +170,9 @@ impl Node {
             self.checkpoint(job.name()).map_err(|error| error.to_string())?;
         }
         let began = Instant::now();
-        let held = self.hold(&jobs).and_then(|()| self.keep_all(&jobs, id));
+        let held = self.hold(&jobs).inspect(|()| crash::point("rescale::held"));
+        let held = held.and_then(|()| self.keep_all(&jobs, id));
+        crash::point("rescale::kept");
         let before = match held {
             Ok(before) => before,
             Err(error) => {
@@ -178,7 +181,8 @@ impl Node {
             }
         };
         tracing::info!(from, to, "the number of workers is being changed");
-        let changed = self.start_with(to, &jobs).and_then(|()| self.compare(&jobs, &before, id));
+        let changed = self.start_with(to, &jobs).inspect(|()| crash::point("rescale::started"));
+        let changed = changed.and_then(|()| self.compare(&jobs, &before, id));
         if changed.is_err() {
             tracing::error!(from, to, "the number of workers stays: {changed:?}");
             let back = self.start_with(from, &jobs);

@@ -313,8 +313,12 @@ fn where_retention_has_taken_the_beginning_a_recount_goes_on_from_an_earlier_one
     let again = server.http.tallies_of("ballot", 40_000);
     assert_eq!(again.digest, shown.digest);
     let topics = server.http.get("/api/topics").ok().json();
-    let starts: Vec<u64> =
-        topics["items"][0]["partitions"].as_array().unwrap().iter().map(|p| p["start_offset"].as_u64().unwrap()).collect();
+    let starts: Vec<u64> = topics["items"][0]["partitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["start_offset"].as_u64().unwrap())
+        .collect();
     assert!(starts.iter().any(|start| *start > 0), "{topics}");
     let second = recount(&server);
     assert_eq!((&second["equal"], &second["base"]["epoch"]), (&Value::Bool(true), &first["epoch"]), "{second}");

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tallyflow_dataflows::accounting::Accounting;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::{Group, JobResults, SubjectState};
@@ -121,6 +122,7 @@ impl History {
             let write = Write { tx, number: newest.map_or(1, |(number, _)| number + 1), point };
             write.states()?;
             write.point()?;
+            crash::point("history::written");
             write.tx.commit().map(Ok)
         };
         write().unwrap_or_else(|e| Err(schema::error(path, &e)))?;

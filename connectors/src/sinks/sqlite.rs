@@ -12,6 +12,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::ids::Epoch;
 
 /// A job's place in a results file. Several jobs may share one file, each with a sink of its own.
@@ -104,7 +105,9 @@ impl SqliteSink {
             if step_at_ms != self.cut_at_ms {
                 write.cut(&value::time(step_at_ms.saturating_sub(self.keep_ms)))?;
             }
+            crash::point("sink::written");
             write.tx.commit()?;
+            crash::point("sink::committed");
             self.cut_at_ms = step_at_ms;
             Ok(Ok(()))
         };

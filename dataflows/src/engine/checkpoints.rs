@@ -7,6 +7,7 @@
 use crate::checkpoint::frame::{self, Frame};
 use crate::checkpoint::manifest::{Checkpoint, File, Loaded, Manifest, Place, What};
 use crate::checkpoint::{CheckpointStore, Kind, StoreError};
+use crate::crash;
 use crate::engine::facts::RecordChanges;
 use crate::engine::job::Outbox;
 use crate::ids::Epoch;
@@ -248,6 +249,7 @@ impl Folder {
         }
         for (file, bytes) in &mut taking.files {
             if let Some(unwritten) = bytes {
+                crash::point("checkpoint::file");
                 store.put(&file.name, unwritten)?;
                 *bytes = None;
             }
@@ -265,9 +267,11 @@ impl Folder {
                 taking.manifest.insert((manifest, checkpoint))
             }
         };
+        crash::point("checkpoint::manifest");
         if !self.place.put_manifest(store, manifest)? {
             return Ok(Written::Fenced);
         }
+        crash::point("checkpoint::written");
         let checkpoint = checkpoint.clone();
         self.last = number;
         self.kept.push((number, checkpoint.files.clone()));
@@ -293,6 +297,7 @@ impl Folder {
             if name.ends_with(".manifest") && self.place.is_claim(store, &name)? {
                 self.claims.insert(name);
             } else {
+                crash::point("checkpoint::clean");
                 store.delete(&name)?;
             }
         }

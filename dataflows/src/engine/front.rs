@@ -3,6 +3,7 @@
 
 use crate::checkpoint::StoreError;
 use crate::checkpoint::manifest::{Checkpoint, Latest, LoadError, Place};
+use crate::crash;
 use crate::engine::checkpoints::{Message, Piece};
 use crate::engine::job::{Install, Origin, Outbox};
 use crate::engine::{Command, Shared, lock};
@@ -67,6 +68,7 @@ fn take_up(
 ) -> Option<EngineEvent> {
     let (Some(store), Some(writer)) = (&shared.config.checkpoints, &shared.writer) else { return None };
     let mut tries = 0;
+    crash::point("restore::claim");
     let latest = loop {
         tries += 1;
         match place.take_up(store.as_ref(), is_of_use) {
@@ -84,6 +86,7 @@ fn take_up(
             return None;
         }
     };
+    crash::point("restore::claimed");
     let loaded = loaded.map(Arc::new);
     let from = loaded.as_ref().map(|loaded| (loaded.number, loaded.checkpoint.epoch));
     writer.send(Message { job, piece: Piece::TakenUp { place: place.clone(), claim, from: loaded.clone() } }).ok();

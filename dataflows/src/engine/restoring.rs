@@ -3,6 +3,7 @@
 use crate::checkpoint::Kind;
 use crate::checkpoint::manifest::Loaded;
 use crate::claim::{EntityHash, LineId};
+use crate::crash;
 use crate::engine::facts::{Fact, RecordChanges};
 use crate::engine::job::{Failure, Job};
 use crate::engine::told::{self, Row};
@@ -63,6 +64,7 @@ impl<'a> Restoring<'a> {
     ) -> Result<(), Failure> {
         for group in (self.index..EntityHash::KEY_GROUPS).step_by(self.peers) {
             (self.alive)();
+            crash::point("restore::group");
             let mut frames = self.loaded.frames(kind, group).map(|frame| frame.map_err(|damaged| damaged.to_string()));
             restore(group, &mut frames).map_err(|why| {
                 Failure::new(format!(

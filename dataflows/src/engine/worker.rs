@@ -1,6 +1,7 @@
 //! A worker's loop: step the dataflows, take commands, park.
 
 use crate::claim::HashKey;
+use crate::crash;
 use crate::engine::dataflow::{Control, build};
 use crate::engine::job::{Install, Job, Keeping, Outbox};
 use crate::engine::{Command, Shared, lock};
@@ -44,6 +45,7 @@ pub fn run(worker: &mut Worker, shared: &Shared) {
             obey(worker, shared, &mut installed, command);
         }
         worker.step_or_park(Some(PARK));
+        crash::point("worker::step");
     }
     // Dataflows that still hold capabilities would keep the worker from ending.
     for dataflow in worker.installed_dataflows() {

@@ -5,6 +5,9 @@ mod kept;
 mod recounted;
 mod status;
 
+#[cfg(test)]
+mod tests;
+
 pub use beside::{Applied, Failed, Place};
 pub use kept::CheckpointStatus;
 pub use recounted::{RecountOutcome, RecountProgress};
@@ -282,12 +285,18 @@ impl Job {
         self.lock().halt.clone()
     }
 
-    /// Notes what bounds its reading from now on, and whether it is paused once it is there.
-    pub fn set_halt(&self, halt: Option<Halt>, pausing: bool) {
+    /// Notes what bounds its reading from now on, and whether it is paused once it is there; answers what the
+    /// engine is to be told.
+    pub fn set_halt(&self, mut halt: Option<Halt>, pausing: bool) -> Option<Halt> {
         let mut inner = self.lock();
-        inner.halt = halt;
+        if let Some(halt) = halt.as_mut().filter(|halt| halt.until.is_none()) {
+            // While it catches up, "where you are" is where readers have seen it before.
+            halt.until = inner.catching_up.as_ref().map(|(_, target)| target.clone());
+        }
+        inner.halt.clone_from(&halt);
         inner.pausing = pausing;
         inner.halt_reached = None;
+        halt
     }
 
     /// Puts another form of the halt that was reached in its place.
@@ -419,11 +428,16 @@ impl Inner {
     }
 
     fn catch_up(&mut self, at_least: Vec<Vec<Offset>>) {
-        let shown: Vec<Vec<Offset>> =
+        let mut target: Vec<Vec<Offset>> =
             self.results.inputs().map(|(_, places)| places.iter().map(|(next, _)| *next).collect()).collect();
-        let target =
-            shown.into_iter().zip(at_least).map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect());
-        let target: Vec<Vec<Offset>> = target.collect();
+        // An engine that ends before it was there leaves the next one where it should have come: a server
+        // that was started again has shown nothing yet, and its readers have seen what was shown before.
+        let before = self.catching_up.take().map(|(_, target)| target);
+        for at_least in before.into_iter().chain([at_least]) {
+            for (target, at_least) in target.iter_mut().zip(at_least) {
+                target.iter_mut().zip(at_least).for_each(|(target, at_least)| *target = at_least.max(*target));
+            }
+        }
         if let Some(halt) = self.halt.as_mut().filter(|halt| halt.until.is_none()) {
             // "Where you are" means where it was.
             halt.until = Some(target.clone());

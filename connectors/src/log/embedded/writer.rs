@@ -22,6 +22,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::source::{Appended, ProduceError};
 
@@ -215,6 +216,7 @@ impl Writer {
     fn write(&mut self, requests: Vec<Request>) -> rusqlite::Result<Vec<Answer>> {
         let meter = self.meter.clone();
         let _commit = lock(&meter.commit);
+        crash::point("append::begin");
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // The clock may have been set back: the log's timestamps never fall, in whatever partition.
         let now_ms = (self.clock)().max(self.newest_ms);
@@ -225,7 +227,9 @@ impl Writer {
         }
         group.finish()?;
         let (ends, wal_bytes) = (group.ends, group.wal_bytes);
+        crash::point("append::written");
         tx.commit()?;
+        crash::point("append::committed");
         self.ends.extend(ends);
         self.newest_ms = now_ms;
         meter.wrote(wal_bytes);
