@@ -11,6 +11,7 @@ use crate::log::Topic;
 use crate::lookers::{Noted, Read, asker, looker, reader};
 use crate::program::{Server, Start, signal};
 use crate::stream::TOPICS;
+use crate::voids::Voids;
 use anyhow::{Context, bail, ensure};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -80,6 +81,7 @@ pub struct Campaign {
     pub events: Vec<Vec<Vec<Event>>>,
     pub form: Known<Form>,
     pub poll: Known<Option<Poll>>,
+    pub voids: BTreeMap<&'static str, Voids>,
     pub counts: Counts,
     /// What was done, in words, newest last.
     pub story: Vec<String>,
@@ -112,6 +114,7 @@ impl Campaign {
             topics,
             form: Known::new(FORMS[0]),
             poll: Known::new(None),
+            voids: JOBS.iter().map(|(job, _)| (*job, Voids::default())).collect(),
             counts: Counts::new(),
             story: Vec::new(),
             receipts: Vec::new(),
@@ -321,6 +324,31 @@ impl Campaign {
                     _ => self.poll.asked(poll.clone(), false),
                 }
                 format!("the poll is to be {poll:?}: {}", short(&answer))
+            }
+            Action::Void { job, what } => {
+                let answer = http.with_json(Method::POST, &format!("/api/jobs/{job}/voids"), &what.asked());
+                let voids = self.voids.entry(job).or_default();
+                match &answer {
+                    Ok(answer) if answer.is_ok() => voids.made(&answer.json()?)?,
+                    // It is in a state in which that can't be, or the offsets are not there yet.
+                    Ok(answer) if [409, 422].contains(&answer.status) => {}
+                    Ok(answer) if answer.status < 500 => bail!("refused: {answer:?}"),
+                    _ => voids.lost(what.clone()),
+                }
+                format!("{job} is to be without {what:?}: {}", short(&answer))
+            }
+            Action::Unvoid { job, which } => {
+                let voids = self.voids.entry(job).or_default();
+                let ids = voids.ids();
+                let Some(id) = ids.get(which % ids.len().max(1)) else { return Ok(()) };
+                let answer = http.send(Method::DELETE, &format!("/api/jobs/{job}/voids/{id}"), &[], String::new());
+                match &answer {
+                    Ok(answer) if answer.is_ok() => voids.taken_back(*id, true),
+                    Ok(answer) if [404, 409].contains(&answer.status) => {}
+                    Ok(answer) if answer.status < 500 => bail!("refused: {answer:?}"),
+                    _ => voids.taken_back(*id, false),
+                }
+                format!("void {id} of {job} is to be taken back: {}", short(&answer))
             }
             Action::Rescale(workers) => {
                 let answer = http.with_json(Method::PATCH, "/api/cluster", &serde_json::json!({"workers": workers}));

@@ -4,11 +4,12 @@ use crate::board::{Seen, parse};
 use crate::campaign::Campaign;
 use crate::feeder::lock;
 use crate::fold::lines::Lines;
-use crate::fold::{Form, Poll, poll_lines, polls_accounting, tally};
+use crate::fold::{Form, Poll, Void, left, poll_lines, polls_accounting, tally};
 use crate::http::Http;
 use crate::jobs::{FORMS, JOBS, standing_polls};
 use crate::lookers::look;
 use crate::stream::TOPICS;
+use crate::voids::Voids;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -30,6 +31,9 @@ pub fn all(campaign: &mut Campaign) -> anyhow::Result<()> {
         settle(campaign, &http, job, topics, deadline).with_context(|| format!("job {job}"))?;
     }
     find_poll(campaign, &http)?;
+    for (job, voids) in &mut campaign.voids {
+        voids.find(&http, job)?;
+    }
     for (job, topics) in JOBS {
         let last = final_lines(campaign, &http, job, topics, deadline).with_context(|| format!("job {job}"))?;
         check_recount(&http, job, deadline)?;
@@ -234,8 +238,9 @@ fn is_true(campaign: &Campaign, job: &str, seen: &Seen, meanwhile: Meanwhile) ->
     let topic = if job == "bank" { 1 } else { 0 };
     let offsets = seen.offsets.get(TOPICS[topic].0).context("it has no offsets of its topic")?;
     let mut differs = String::new();
-    for form in forms {
-        let folded = tally(*form, &campaign.events[topic], offsets);
+    let voids = voids(campaign, job, meanwhile);
+    for (form, voids) in forms.iter().flat_map(|form| voids.iter().map(move |voids| (form, voids))) {
+        let folded = tally(*form, &campaign.events[topic], offsets, voids);
         let of = |name: &str| seen.accounting.get(name).copied().unwrap_or(u64::MAX);
         let accounting = folded.accounting;
         let same = [
@@ -245,13 +250,14 @@ fn is_true(campaign: &Campaign, job: &str, seen: &Seen, meanwhile: Meanwhile) ->
             (of("matched"), accounting.matched),
             (of("claims"), accounting.claims),
             (of("counted"), accounting.counted),
-            (of("late") + of("voided"), 0),
+            (of("voided"), accounting.voided),
+            (of("late"), 0),
         ];
         if folded.lines == seen.lines && same.iter().all(|(seen, folded)| seen == folded) {
             return Ok(());
         }
         differs = format!(
-            "{differs}\n{form:?}: accounting {:?} (folded: {accounting:?}); {}",
+            "{differs}\n{form:?}, {voids:?}: accounting {:?} (folded: {accounting:?}); {}",
             seen.accounting,
             difference(&seen.lines, &folded.lines)
         );
@@ -259,13 +265,42 @@ fn is_true(campaign: &Campaign, job: &str, seen: &Seen, meanwhile: Meanwhile) ->
     bail!("at {offsets:?} it is none of what it may be: {differs}")
 }
 
+/// The sets of voids one of which was in force.
+fn voids<'a>(campaign: &'a Campaign, job: &str, meanwhile: Meanwhile) -> Vec<Vec<&'a Void>> {
+    let Some(voids) = campaign.voids.get(job) else { return vec![Vec::new()] };
+    match meanwhile {
+        Meanwhile::Settled => voids.settled(),
+        Meanwhile::Now => voids.now(),
+        Meanwhile::Ever => voids.ever(),
+    }
+}
+
 fn is_true_of_polls(campaign: &Campaign, seen: &Seen, meanwhile: Meanwhile) -> anyhow::Result<()> {
+    let mut differs = String::new();
+    for voids in voids(campaign, "polls", meanwhile) {
+        match is_true_of_polls_with(campaign, seen, meanwhile, &voids) {
+            Ok(()) => return Ok(()),
+            Err(error) => differs = format!("{differs}\n{voids:?}: {error:#}"),
+        }
+    }
+    bail!("{differs}")
+}
+
+fn is_true_of_polls_with(
+    campaign: &Campaign,
+    seen: &Seen,
+    meanwhile: Meanwhile,
+    voids: &[&Void],
+) -> anyhow::Result<()> {
     let offsets = |topic: usize| seen.offsets.get(TOPICS[topic].0).context("it has no offsets of a topic");
     let votes = (campaign.events[2].as_slice(), offsets(2)?.as_slice());
     let posts = (campaign.events[3].as_slice(), offsets(3)?.as_slice());
     let of = |name: &str| seen.accounting.get(name).copied().unwrap_or(u64::MAX);
     let folded = polls_accounting(votes, posts);
     ensure!((of("read"), of("rejected")) == folded, "{:?} (folded: {folded:?})", seen.accounting);
+    let votes = (left(votes.0, "votes", voids, &["voter"]), votes.1);
+    let posts = (left(posts.0, "posts", voids, &["id", "author"]), posts.1);
+    let (votes, posts) = ((votes.0.as_slice(), votes.1), (posts.0.as_slice(), posts.1));
     let moods = match meanwhile {
         Meanwhile::Settled => &campaign.poll.settled,
         Meanwhile::Now => &campaign.poll.shown,
@@ -318,8 +353,11 @@ fn settled(campaign: &mut Campaign, http: &Http) -> anyhow::Result<()> {
     }
     let seen = parse(&http.get("/api/jobs/orders/tallies")?.text, "the last look")?;
     let offsets = seen.offsets.get("orders").context("it has no offsets")?;
-    let folds = |form: &&Form| tally(**form, &campaign.events[0], offsets).lines == seen.lines;
+    let folds = |form: &&Form| {
+        tally(**form, &campaign.events[0], offsets, &campaign.voids["orders"].settled()[0]).lines == seen.lines
+    };
     let form = *campaign.form.settled.iter().find(folds).context("the form of orders")?;
     campaign.form.found(&form);
+    campaign.voids.values_mut().for_each(Voids::settle);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What is done to the server: places at which it ends, actions at random moments, damaged files.
 
+use crate::fold::What;
 use anyhow::Context;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -49,9 +50,6 @@ pub fn fail_point(rng: &mut ChaCha8Rng) -> (String, &'static str) {
 }
 
 /// What is done to a running server.
-///
-/// Voids have their place here: `Void` and `Unvoid`, with what is in force in the
-/// campaign's `Known`, as polls have it, and in `fold::tally`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     KillEngine,
@@ -73,12 +71,44 @@ pub enum Action {
     Replace(usize),
     /// The poll `moods` comes, changes, or goes; options by number.
     Poll(Option<usize>),
+    Void {
+        job: &'static str,
+        what: What,
+    },
+    /// One of those that the job has, by number.
+    Unvoid {
+        job: &'static str,
+        which: usize,
+    },
+}
+
+/// What is voided of a job: among the first of its records.
+fn what(rng: &mut ChaCha8Rng, job: &str) -> What {
+    let number = rng.random_range(0..60);
+    let name = |letter: &str| format!("{letter}{number}");
+    let topic = match job {
+        "bank" => "transfers",
+        "polls" => ["votes", "posts"][number % 2],
+        _ => "orders",
+    };
+    match (rng.random_range(0..3), job) {
+        (0, "firsts") => What::Entity(name("c")),
+        (0, "orders") => What::Entity(name("o")),
+        (0, "polls") => What::Entity([name("v"), name("u"), name("p")][rng.random_range(0..3)].clone()),
+        (1, "firsts" | "orders") => What::Field("kind".to_owned(), ["web", "shop"][number % 2].to_owned()),
+        (1, "bank") => What::Field("from".to_owned(), format!("a{}", number % 10)),
+        (1, _) => What::Field("option".to_owned(), "yes".to_owned()),
+        _ => {
+            let (from, partition) = (rng.random_range(0..200), rng.random_range(0..3));
+            What::Offsets { topic: topic.to_owned(), partition, from, to: from + rng.random_range(1..100) }
+        }
+    }
 }
 
 impl Action {
     pub fn any(rng: &mut ChaCha8Rng, jobs: &[&'static str], rescales: bool) -> Action {
         let job = jobs.choose(rng).copied().unwrap_or("orders");
-        let kinds = if rescales { 16 } else { 14 };
+        let kinds = if rescales { 20 } else { 18 };
         match rng.random_range(0..kinds) {
             0 | 1 => Action::KillEngine,
             2 => Action::StopEngine { ms: rng.random_range(1..400), kill: rng.random() },
@@ -90,6 +120,8 @@ impl Action {
             8 => Action::Recount(job),
             9 | 10 => Action::Replace(rng.random_range(0..3)),
             11 | 12 => Action::Poll(rng.random_ratio(3, 4).then(|| rng.random_range(0..4))),
+            13..=15 => Action::Void { job, what: what(rng, job) },
+            16 | 17 => Action::Unvoid { job, which: rng.random_range(0..8) },
             _ => Action::Rescale(rng.random_range(1..=4)),
         }
     }
@@ -109,6 +141,8 @@ impl Action {
             Action::Recount(_) => "recount meanwhile",
             Action::Replace(_) => "submit --replace",
             Action::Poll(_) => "poll changed",
+            Action::Void { .. } => "void",
+            Action::Unvoid { .. } => "unvoid",
         }
     }
 }
@@ -118,9 +152,8 @@ impl Action {
 pub fn damage(data: &Path, rng: &mut ChaCha8Rng) -> anyhow::Result<Option<String>> {
     let mut files: Vec<PathBuf> = Vec::new();
     let Ok(folders) = std::fs::read_dir(data.join("checkpoints")) else { return Ok(None) };
-    for folder in folders {
-        let mut of_job: Vec<PathBuf> =
-            std::fs::read_dir(folder?.path())?.filter_map(|file| Some(file.ok()?.path())).collect();
+    for folder in folders.filter_map(|folder| Some(folder.ok()?.path())).filter(|path| path.is_dir()) {
+        let mut of_job: Vec<PathBuf> = std::fs::read_dir(folder)?.filter_map(|file| Some(file.ok()?.path())).collect();
         of_job.sort();
         // The newest, with their manifests.
         files.extend(of_job.into_iter().rev().take(4));

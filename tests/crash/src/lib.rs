@@ -26,6 +26,7 @@ mod lookers;
 pub mod program;
 pub mod script;
 mod stream;
+mod voids;
 
 use campaign::{Campaign, Counts};
 use std::path::{Path, PathBuf};

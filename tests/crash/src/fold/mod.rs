@@ -4,11 +4,13 @@
 pub mod lines;
 mod polls;
 mod tally;
+mod voids;
 
 use lines::Lines;
 pub use polls::{Poll, poll_lines, polls_accounting};
 use serde_json::Value;
 pub use tally::{Form, tally};
+pub use voids::{Void, What, left};
 
 /// What becomes of records. Superseded and duplicate are one here: how they share is not fixed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +21,7 @@ pub struct Accounting {
     pub matched: u64,
     pub claims: u64,
     pub counted: u64,
+    pub voided: u64,
 }
 
 /// What a job comes to.

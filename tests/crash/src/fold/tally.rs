@@ -1,7 +1,7 @@
 //! The jobs of the dataflow `tally`.
 
 use super::lines::{Lines, hundredths, parse_hundredths, quoted};
-use super::{Accounting, Event, Folded, OrderKey, before};
+use super::{Accounting, Event, Folded, OrderKey, Void, before};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,8 +42,20 @@ enum Said {
     Claim(Claim),
 }
 
-/// What a job comes to at these offsets.
-pub fn tally(form: Form, partitions: &[Vec<Event>], offsets: &[u64]) -> Folded {
+impl Form {
+    /// Its topic, and the field that names its entity.
+    fn reads(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Form::Orders | Form::OrdersByKind | Form::OrdersOfTheWeb => ("orders", Some("order")),
+            Form::Firsts => ("orders", Some("customer")),
+            Form::Bank => ("transfers", None),
+        }
+    }
+}
+
+/// What a job comes to at these offsets, with these voids.
+pub fn tally(form: Form, partitions: &[Vec<Event>], offsets: &[u64], voids: &[&Void]) -> Folded {
+    let (topic, entity) = form.reads();
     let mut accounting = Accounting::default();
     let mut claims: BTreeMap<Option<String>, Vec<Claim>> = BTreeMap::new();
     for (partition, offset, event) in before(partitions, offsets) {
@@ -54,6 +66,12 @@ pub fn tally(form: Form, partitions: &[Vec<Event>], offsets: &[u64]) -> Folded {
             Said::Claim(claim) => {
                 accounting.matched += 1;
                 accounting.claims += 1;
+                let Some(event) = event else { continue };
+                let of: Vec<&Value> = entity.iter().map(|field| &event[*field]).collect();
+                if voids.iter().any(|void| void.reaches(topic, partition, offset, event, &of)) {
+                    accounting.voided += 1;
+                    continue;
+                }
                 claims.entry(claim.entity.clone()).or_default().push(claim);
             }
         }
@@ -168,17 +186,22 @@ mod tests {
             vec![order("a", 2, Some("NO"), 1.5), order("b", 3, Some("NO"), 2.0), order("b", 4, None, 2.0)],
         ];
         let line = |group: &str| (quoted("north"), quoted(group));
-        let orders = tally(Form::Orders, &partitions, &[3, 3]);
+        let orders = tally(Form::Orders, &partitions, &[3, 3], &[]);
         let values = ["1.5", "1", "1.5", "1.5", "1.5", "1"].map(str::to_owned).to_vec();
         assert_eq!(orders.lines, Lines::from([(line("NO"), values)]));
-        let accounting = Accounting { read: 6, rejected: 1, irrelevant: 0, matched: 5, claims: 5, counted: 2 };
+        let accounting =
+            Accounting { read: 6, rejected: 1, irrelevant: 0, matched: 5, claims: 5, counted: 2, voided: 0 };
         assert_eq!(orders.accounting, accounting);
-        let firsts = tally(Form::Firsts, &partitions, &[3, 3]);
+        let firsts = tally(Form::Firsts, &partitions, &[3, 3], &[]);
         let two = |values: [&str; 2]| values.map(str::to_owned).to_vec();
         assert_eq!(firsts.lines, Lines::from([(line("ES"), two(["1", "9"])), (line("NO"), two(["2", "3.5"]))]));
-        let accounting = Accounting { read: 6, rejected: 1, irrelevant: 1, matched: 4, claims: 4, counted: 3 };
+        let accounting =
+            Accounting { read: 6, rejected: 1, irrelevant: 1, matched: 4, claims: 4, counted: 3, voided: 0 };
         assert_eq!(firsts.accounting, accounting);
         // Before the second partition was read.
-        assert_eq!(tally(Form::Firsts, &partitions, &[1, 0]).lines, Lines::from([(line("NO"), two(["1", "1.5"]))]));
+        assert_eq!(
+            tally(Form::Firsts, &partitions, &[1, 0], &[]).lines,
+            Lines::from([(line("NO"), two(["1", "1.5"]))])
+        );
     }
 }
