@@ -1,6 +1,6 @@
 //! Checkpoints of jobs: every so often, when asked for, and at a clean stop.
 
-use crate::node::job::{CheckpointStatus, Job, JobState, Plan};
+use crate::node::job::{CheckpointStatus, Job, JobState, NotWritten, Plan};
 use crate::node::supervise::is_live;
 use crate::node::{JobError, Node, lock};
 use std::sync::Arc;
@@ -42,30 +42,37 @@ impl Node {
         }
     }
 
-    /// Writes a checkpoint of the job. Blocks until it is there.
+    /// Writes a checkpoint of the job. Blocks until it is there; where the engine ends in the midst of it, the
+    /// next one is asked.
     pub fn checkpoint(&self, name: &str) -> Result<CheckpointStatus, JobError> {
         let job = self.job(name)?;
-        let state = job.state();
-        if !is_live(state) {
-            let remedy = "only a job that runs or is paused has a state to keep";
-            return Err(JobError::State { name: name.to_owned(), state: state.name(), remedy });
-        }
         let deadline = Instant::now() + WAIT;
         let late =
             || JobError::Failed(format!("the checkpoint of job {name:?} is not there after {} s", WAIT.as_secs()));
-        let number = loop {
-            match self.begin_checkpoint(&job) {
-                Some(Ok(number)) => break number,
-                // One that has begun before may lack what the asker has seen.
-                Some(Err(taking)) => drop(job.wait_for_checkpoint(taking, deadline).ok_or_else(late)?),
-                None if Instant::now() > deadline => return Err(late()),
-                None => std::thread::sleep(Duration::from_millis(20)),
+        loop {
+            let state = job.state();
+            if !is_live(state) {
+                let remedy = "only a job that runs or is paused has a state to keep";
+                return Err(JobError::State { name: name.to_owned(), state: state.name(), remedy });
             }
-        };
-        job.wait_for_checkpoint(number, deadline)
-            .ok_or_else(late)?
-            .map_err(|error| JobError::Failed(format!("the checkpoint of job {name:?} was not written: {error}")))?;
-        job.checkpoint().ok_or_else(late)
+            let ended = match self.begin_checkpoint(&job) {
+                Some(Ok(number)) => Some(job.wait_for_checkpoint(number, deadline).ok_or_else(late)?),
+                // One that has begun before may lack what the asker has seen.
+                Some(Err(taking)) => {
+                    job.wait_for_checkpoint(taking, deadline).ok_or_else(late)?.ok();
+                    continue;
+                }
+                None => None,
+            };
+            match ended {
+                Some(Ok(())) => return job.checkpoint().ok_or_else(late),
+                Some(Err(error @ NotWritten::Failed(_))) => {
+                    return Err(JobError::Failed(format!("the checkpoint of job {name:?} was not written: {error}")));
+                }
+                Some(Err(NotWritten::Lost)) | None if Instant::now() > deadline => return Err(late()),
+                Some(Err(NotWritten::Lost)) | None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
     }
 
     /// Asks the engine for a checkpoint: its number, or that of the one which is being written; `None`:

@@ -68,8 +68,8 @@ impl NewVoid {
     get, path = "/api/jobs/{job}/voids", operation_id = "list_voids", tag = "jobs",
     params(
         ("job" = String, Path, description = "The job's name"),
-        ("limit" = Option<usize>, Query, description = "At most so many, 1 to 1000 (default 100)"),
-        ("after" = Option<String>, Query, description = "`next` of the answer before"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless said"),
+        ("after" = Option<u64>, Query, description = "`next` of the answer before"),
     ),
     responses(
         (status = 200, description = "In pages", body = inline(Items<VoidView>)),

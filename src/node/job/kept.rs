@@ -31,6 +31,16 @@ pub struct CheckpointStatus {
     pub error: Option<String>,
 }
 
+/// Why a checkpoint was not written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotWritten {
+    /// The engine that was to has ended, or does not run the job any more; another one can be asked.
+    #[error("the engine ended in the midst of it")]
+    Lost,
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Kept {
@@ -39,7 +49,7 @@ pub struct Kept {
     /// The number of the one that is being written.
     taking: Option<u64>,
     /// The last that ended, and how.
-    ended: Option<(u64, Result<(), String>)>,
+    ended: Option<(u64, Result<(), NotWritten>)>,
     /// When the last one was begun; `None`: one is due.
     begun: Option<Instant>,
     /// Whether something has changed since the last one was begun.
@@ -104,10 +114,10 @@ impl Job {
                     kept.error = Some(error);
                     return;
                 }
-                CheckpointEvent::Failed { error, again: false } => Err(error),
-                CheckpointEvent::Fenced => Err("another server has taken the job up".to_owned()),
+                CheckpointEvent::Failed { error, again: false } => Err(NotWritten::Failed(error)),
+                CheckpointEvent::Fenced => Err(NotWritten::Failed("another server has taken the job up".to_owned())),
             };
-            kept.error = ended.as_ref().err().cloned();
+            kept.error = ended.as_ref().err().map(ToString::to_string);
             kept.ended = Some((number, ended));
             if kept.taking == Some(number) {
                 kept.taking = None;
@@ -121,7 +131,7 @@ impl Job {
         {
             let kept = &mut self.lock().kept;
             if let Some(number) = kept.taking.take() {
-                kept.ended = Some((number, Err("the engine ended in the midst of it".to_owned())));
+                kept.ended = Some((number, Err(NotWritten::Lost)));
                 kept.begun = None;
                 kept.changed = true;
             }
@@ -130,14 +140,14 @@ impl Job {
     }
 
     /// Waits until a checkpoint has ended, and says how; `None`: not by the deadline. Blocks.
-    pub fn wait_for_checkpoint(&self, number: u64, deadline: Instant) -> Option<Result<(), String>> {
+    pub fn wait_for_checkpoint(&self, number: u64, deadline: Instant) -> Option<Result<(), NotWritten>> {
         let mut inner = self.lock();
         loop {
             let Inner { kept, .. } = &*inner;
             match &kept.ended {
                 Some((ended, how)) if *ended == number => return Some(how.clone()),
                 _ if kept.taking != Some(number) => {
-                    return Some(Err("the job was taken down in the midst of it".to_owned()));
+                    return Some(Err(NotWritten::Lost));
                 }
                 _ => {}
             }

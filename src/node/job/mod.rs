@@ -9,7 +9,7 @@ mod status;
 mod tests;
 
 pub use beside::{Applied, Failed, Place};
-pub use kept::CheckpointStatus;
+pub use kept::{CheckpointStatus, NotWritten};
 pub use recounted::{RecountOutcome, RecountProgress};
 pub use status::{HistoryStatus, JobStatus, SinkStatus};
 
