@@ -80,11 +80,13 @@ impl NewVoid {
 async fn list(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: Query) -> Result<Response, Problem> {
     let page = query.page()?;
     query.end()?;
-    let after: u64 = match &page.after {
-        Some(after) => {
-            after.parse().map_err(|_| Problem::bad(format!("`after` must be the id of a void, not {after:?}")))?
-        }
+    let after = match &page.after {
         None => 0,
+        Some(text) => {
+            // As far as JSON's description of numbers goes.
+            let id = text.parse().ok().filter(|id| *id <= i64::MAX as u64);
+            id.ok_or_else(|| Problem::bad(format!("`after` must be the id of a void, not {text:?}")))?
+        }
     };
     let mut voids: Vec<VoidView> = shared.host.voids(&name)?.into_iter().filter(|void| void.id > after).collect();
     let more = voids.len() > page.limit;
