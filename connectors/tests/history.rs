@@ -444,3 +444,21 @@ fn a_history_stays_below_its_size_and_keeps_the_newest_points() {
     }
     assert_eq!(history.extent().oldest_ms, Some(points[points.len() - kept].0));
 }
+
+/// Whoever asks while the file is being made hears that nothing is kept yet, and never that it is no history.
+#[test]
+fn a_history_that_is_being_made_is_none_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..100 {
+        let path = dir.path().join(format!("{n}.db"));
+        let reader = HistoryReader::new(path.clone(), "job".into());
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| History::open(&path, keep(1 << 20)).map(drop));
+            while !making.is_finished() {
+                let asked = reader.as_of(0, &Filter::default(), |_| false).map(drop).unwrap_err();
+                assert!(matches!(asked, HistoryError::NoneYet | HistoryError::Locked { .. }), "{asked}");
+            }
+            making.join().unwrap().unwrap();
+        });
+    }
+}

@@ -94,7 +94,9 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, HistoryError> {
 
 /// Whether the tables are there, in a format that this program knows.
 fn is_made(conn: &Connection, path: &Path) -> Result<bool, HistoryError> {
-    let number = |what: &str| conn.query_row(what, [], |row| row.get::<_, i64>(0)).map_err(|e| error(path, &e));
+    // One look: between two, whoever makes the file may have done it.
+    let look = conn.unchecked_transaction().map_err(|e| error(path, &e))?;
+    let number = |what: &str| look.query_row(what, [], |row| row.get::<_, i64>(0)).map_err(|e| error(path, &e));
     match (number("PRAGMA application_id")?, number("PRAGMA user_version")?) {
         (APPLICATION_ID, FORMAT) => Ok(true),
         (0, 0) if number("SELECT count(*) FROM sqlite_schema")? == 0 => Ok(false),
