@@ -12,7 +12,8 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tallyflow_connectors::log::embedded::{EmbeddedLog, EmbeddedReader, LogOptions, TopicConfig};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, EmbeddedReader, LogOptions};
+use tallyflow_connectors::log::{Log as _, TopicConfig};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::source::{Budget, NewRecord, Producer, Source};
 

@@ -48,7 +48,7 @@ pub struct Polled {
     /// Where the next poll goes on: greater than the offset of every record handed over so far.
     pub next: Offset,
     /// The end of the partition as known now (the offset that the next append would take; with
-    /// transactions the last stable offset). `next < end` means that polling again pays at once.
+    /// transactions the last stable offset), never below `next`.
     pub end: Offset,
 }
 
@@ -72,8 +72,8 @@ pub struct PartitionState {
     pub start: Offset,
     /// One past the last offset.
     pub end: Offset,
-    /// Bytes of keys and values held.
-    pub bytes: u64,
+    /// Bytes of keys and values held, where the log says it.
+    pub bytes: Option<u64>,
 }
 
 /// A log as the engine reads it. Shared by all workers.
@@ -88,8 +88,8 @@ pub trait Source: Send + Sync {
     /// Opens a reader at `from`. `waker` is called after every arrival in the partition from now on,
     /// as long as the reader lives.
     ///
-    /// Errors: [`SourceError::Gone`] if retention has taken `from`, [`SourceError::CutShort`] if
-    /// the partition ends before `from`.
+    /// Errors, now or at the first poll: [`SourceError::Gone`] if retention has taken `from`,
+    /// [`SourceError::CutShort`] if the partition ends before `from`.
     fn open(
         &self,
         topic: &str,
@@ -105,8 +105,14 @@ pub trait PartitionSource: Send {
     /// position is unchanged for a retryable one; any other ends the reader.
     fn poll(&mut self, budget: Budget, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<Polled, SourceError>;
 
-    /// The end as last heard of, without any I/O: lets a worker skip a poll that has nothing to find.
+    /// The end as last heard of, without any I/O.
     fn end(&self) -> Offset;
+
+    /// Whether a poll may find something at or after `next`, where the last one has left off; without any I/O.
+    /// Lets a worker skip one that finds nothing. Where this is false, the waker is called once it is true.
+    fn has_more(&self, next: Offset) -> bool {
+        next < self.end()
+    }
 }
 
 /// Why a source can't go on.
@@ -130,6 +136,9 @@ pub enum SourceError {
     /// The store failed; trying again may help.
     #[error("reading the log failed: {0}")]
     Io(String),
+    /// The log can't be reached just now, or does not have the topic just now: it is waited for.
+    #[error("{0}; it is waited for")]
+    Away(String),
     /// What is stored can't be read; trying again does not help.
     #[error("the log is damaged at {topic}/{partition}/{offset}: {what}")]
     Damaged { topic: String, partition: PartitionId, offset: Offset, what: String },
@@ -138,7 +147,7 @@ pub enum SourceError {
 impl SourceError {
     /// Whether the same call may work later.
     pub fn retryable(&self) -> bool {
-        matches!(self, SourceError::Io(_))
+        matches!(self, SourceError::Io(_) | SourceError::Away(_))
     }
 }
 
@@ -195,6 +204,10 @@ pub enum ProduceError {
     /// Too much is waiting to be written; try again in a moment.
     #[error("too many bytes are waiting to be written; try again in a moment")]
     Busy,
+    /// The log can't be reached just now. Nothing that was acknowledged is lost; of an append of several
+    /// records without an idempotency key some may come to be in the log.
+    #[error("{0}; try again in a moment")]
+    Away(String),
     /// The disk is full. Nothing that was acknowledged is lost.
     #[error("the disk is full; nothing of this append was kept")]
     Full,

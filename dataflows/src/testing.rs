@@ -93,7 +93,7 @@ impl Source for MemoryLog {
             incarnation: 1,
             compacted: false,
             partitions: (t.partitions.iter())
-                .map(|p| PartitionState { start: Offset(0), end: Offset(p.len() as u64), bytes: 0 })
+                .map(|p| PartitionState { start: Offset(0), end: Offset(p.len() as u64), bytes: None })
                 .collect(),
         }))
     }

@@ -38,7 +38,7 @@ impl Partition {
 
     fn state(&self) -> PartitionState {
         let end = Offset(self.ends.len() as u64);
-        PartitionState { start: Offset(0), end, bytes: self.bytes.len() as u64 }
+        PartitionState { start: Offset(0), end, bytes: Some(self.bytes.len() as u64) }
     }
 }
 

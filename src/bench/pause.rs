@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tallyflow_connectors::log::embedded::TopicConfig;
-use tallyflow_dataflows::source::{NewRecord, Producer};
+use tallyflow_connectors::log::TopicConfig;
+use tallyflow_dataflows::source::NewRecord;
 
 /// How many votes are appended at once before the measurement, and how long one change may take.
 const AT_ONCE: u64 = 20_000;

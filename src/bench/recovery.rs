@@ -115,8 +115,11 @@ struct Reader {
 
 impl Source for Log {
     fn topic(&self, topic: &str) -> Result<Option<TopicState>, SourceError> {
-        let state =
-            |end: &AtomicU64| PartitionState { start: Offset(0), end: Offset(end.load(Ordering::Acquire)), bytes: 0 };
+        let state = |end: &AtomicU64| PartitionState {
+            start: Offset(0),
+            end: Offset(end.load(Ordering::Acquire)),
+            bytes: None,
+        };
         let partitions = self.0.ends.iter().map(state).collect();
         Ok((topic == "records").then(|| TopicState {
             name: topic.to_owned(),

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tallyflow_connectors::feeds::simulate::{LANGUAGES, MOODS, SimulateOptions, Simulation, Workload};
-use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer, Source};
+use tallyflow_dataflows::source::{NewRecord, ProduceError};
 use tracing::warn;
 
 /// The jobs, as a person would submit them.

@@ -29,7 +29,7 @@ struct Partition {
     partition: u32,
     start_offset: u64,
     end_offset: u64,
-    bytes: u64,
+    bytes: Option<u64>,
 }
 
 /// A record as the API lists it.
@@ -64,7 +64,7 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
                 p.start_offset.to_string(),
                 p.end_offset.to_string(),
                 p.end_offset.saturating_sub(p.start_offset).to_string(),
-                p.bytes.to_string(),
+                p.bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string()),
             ]);
         }
     }

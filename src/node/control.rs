@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig, TopicError};
+use tallyflow_connectors::log::{Log, RangeReader, TopicConfig, TopicError};
 use tallyflow_dataflows::claim::HashKey;
 use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::job::InstallInput;
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
-use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError, Producer, Source};
+use tallyflow_dataflows::record::RecordRef;
+use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::spec::polls::PollInForce;
 
@@ -84,7 +85,7 @@ const EPOCHS_RESERVED: u64 = 1 << 32;
 
 /// The control topic.
 pub struct Control {
-    log: Arc<EmbeddedLog>,
+    log: Arc<dyn Log>,
     reserved: Mutex<Epoch>,
     /// `None`: at the start, before it is claimed.
     generation: Option<Arc<Generation>>,
@@ -101,28 +102,25 @@ pub struct Kept {
 
 impl Control {
     /// Opens the control topic, made if it is not there.
-    pub fn open(log: Arc<EmbeddedLog>) -> anyhow::Result<(Control, Kept)> {
+    pub fn open(log: Arc<dyn Log>) -> anyhow::Result<(Control, Kept)> {
         match log.create_topic(TOPIC, 1, TopicConfig { compacted: true, ..TopicConfig::default() }) {
             Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
             Err(error) => bail!("making the control topic: {error}"),
         }
         let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        let waker: tallyflow_dataflows::source::Waker = Arc::new(|| {});
-        let start = log.topic(TOPIC)?.context("the control topic is gone")?.partitions[0].start;
-        let mut reader = log.open(TOPIC, PartitionId(0), start, waker)?;
-        loop {
-            let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
-            let polled = reader.poll(budget, &mut |record| {
-                let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
-                match record.value {
-                    Some(value) => values.insert(key, value.to_vec()),
-                    None => values.remove(&key),
-                };
-            })?;
-            if polled.next >= polled.end {
-                break;
-            }
-        }
+        let topic = log.topic(TOPIC)?.context("the control topic is gone")?;
+        let bounds = topic.partitions.first().map(|partition| (partition.start, partition.end));
+        let bounds = bounds.context("the control topic has no partition")?;
+        let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
+        let mut reader = RangeReader::open(log.as_ref(), TOPIC, PartitionId(0), bounds)?;
+        let mut note = |record: RecordRef<'_>| {
+            let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+            match record.value {
+                Some(value) => values.insert(key, value.to_vec()),
+                None => values.remove(&key),
+            };
+        };
+        while reader.read(budget, &mut note)?.is_some() {}
         let reserved = match values.get("epochs") {
             Some(value) => serde_json::from_slice(value).context("the control record of epochs can't be read")?,
             None => Epoch(0),

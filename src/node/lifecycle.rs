@@ -12,7 +12,7 @@ use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_dataflows::engine::job::{Halt, Install, InstallInput, Start};
 use tallyflow_dataflows::engine::{Command, graph};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
-use tallyflow_dataflows::source::{Source, SourceError};
+use tallyflow_dataflows::source::SourceError;
 use tallyflow_dataflows::spec::{Bound, InputSpec, JobFile, JobSpec, Surroundings};
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
 
@@ -352,7 +352,7 @@ impl Node {
     /// Turns an input's bounds into offsets, once, so that "end" stays where it was.
     pub(super) fn resolve(&self, input: &InputSpec) -> Result<InstallInput, SourceError> {
         let unknown = || SourceError::UnknownTopic { topic: input.topic.clone() };
-        let topic = Source::topic(self.log.as_ref(), &input.topic)?.ok_or_else(unknown)?;
+        let topic = self.log.topic(&input.topic)?.ok_or_else(unknown)?;
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let mut partitions = Vec::new();
         for (number, state) in topic.partitions.iter().enumerate() {

@@ -51,7 +51,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
 use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
-use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions, Retention, TopicConfig};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
+use tallyflow_connectors::log::{Log, Retention, TopicConfig};
 use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
@@ -196,7 +197,7 @@ pub struct ClusterStatus {
 /// One running server's state.
 pub struct Node {
     config: Config,
-    log: Arc<EmbeddedLog>,
+    log: Arc<dyn Log>,
     control: Control,
     /// Who this server is to others that have its data directory.
     generation: Arc<Generation>,
@@ -256,7 +257,7 @@ impl Node {
         std::fs::create_dir_all(dir).with_context(|| format!("the data directory {} can't be made", dir.display()))?;
         let lock = lock_dir(dir)?;
         let log = EmbeddedLog::open(dir, log_options(config))?;
-        let log = Arc::new(log);
+        let log: Arc<dyn Log> = Arc::new(log);
         let (mut control, kept) = Control::open(log.clone())?;
         let place = config.checkpoints_place();
         let generation = Generation::claim(&place, control.identity(), kept.generation, dir)?;
@@ -316,7 +317,7 @@ impl Node {
     }
 
     /// The log; the node is its only writer.
-    pub fn log(&self) -> &Arc<EmbeddedLog> {
+    pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
     }
 

@@ -24,7 +24,6 @@ use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::job::{Halt, InstallInput};
 use tallyflow_dataflows::ids::Epoch;
-use tallyflow_dataflows::source::Source;
 use tallyflow_dataflows::spec::{Dataflow, JobSpec};
 use tallyflow_dataflows::update::JobId;
 
@@ -170,7 +169,7 @@ impl Node {
     /// Has inputs begin where the log does, where retention has taken more.
     fn raise_to_kept(&self, inputs: &mut [InstallInput]) -> anyhow::Result<()> {
         for input in inputs {
-            let Some(topic) = Source::topic(self.log.as_ref(), &input.topic)? else { continue };
+            let Some(topic) = self.log.topic(&input.topic)? else { continue };
             for start in &mut input.partitions {
                 if let Some(state) = topic.partitions.get(start.partition.0 as usize) {
                     start.from = start.from.max(state.start);

@@ -16,7 +16,6 @@ use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::engine::facts::Rejected;
 use tallyflow_dataflows::engine::job::{Install, InstallInput};
 use tallyflow_dataflows::ids::{Epoch, Offset};
-use tallyflow_dataflows::source::Source;
 use tallyflow_dataflows::spec::polls::PollInForce;
 use tallyflow_dataflows::update::{EngineEvent, EpochUpdate, JobId};
 

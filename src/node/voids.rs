@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
-use tallyflow_dataflows::source::{Source, SourceError};
+use tallyflow_dataflows::source::SourceError;
 use tallyflow_dataflows::spec::voids::{Void, Voided};
 use tallyflow_dataflows::spec::written::time_text;
 use tallyflow_dataflows::spec::{Dataflow, JobSpec, Keep};
@@ -106,7 +106,7 @@ impl Node {
         }
         let mut ends = BTreeMap::new();
         for input in &plan.inputs {
-            if let Some(topic) = Source::topic(self.log.as_ref(), &input.topic)? {
+            if let Some(topic) = self.log.topic(&input.topic)? {
                 ends.insert(input.topic.clone(), topic.partitions.iter().map(|state| state.end).collect());
             }
         }
@@ -150,7 +150,7 @@ impl Node {
 
     fn compute_with(&self, job: &Arc<Job>, plan: &Plan, spec: JobSpec) -> Result<(), VoidError> {
         for input in &plan.inputs {
-            let Some(topic) = Source::topic(self.log.as_ref(), &input.topic)? else { continue };
+            let Some(topic) = self.log.topic(&input.topic)? else { continue };
             for start in &input.partitions {
                 let kept = topic.partitions.get(start.partition.0 as usize).map_or(start.from, |state| state.start);
                 if kept > start.from {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_connectors::history::HistoryReader;
-use tallyflow_connectors::log::embedded::{EmbeddedLog, TopicConfig};
+use tallyflow_connectors::log::{Log, TopicConfig};
 use tallyflow_dataflows::spec::voids::Voided;
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
@@ -79,7 +79,7 @@ pub trait Host: Send + Sync + 'static {
     /// What a new topic is made with.
     fn topic_config(&self) -> TopicConfig;
     /// The log; all that is appended goes through it.
-    fn log(&self) -> &Arc<EmbeddedLog>;
+    fn log(&self) -> &Arc<dyn Log>;
     /// Whether a topic is the node's own: not listed, not read or written from outside.
     fn is_internal(&self, topic: &str) -> bool;
 }
@@ -177,7 +177,7 @@ impl Host for Node {
     fn topic_config(&self) -> TopicConfig {
         self.topic_config()
     }
-    fn log(&self) -> &Arc<EmbeddedLog> {
+    fn log(&self) -> &Arc<dyn Log> {
         self.log()
     }
     fn is_internal(&self, topic: &str) -> bool {

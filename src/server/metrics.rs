@@ -249,7 +249,9 @@ fn log(topics: &[TopicState], registry: &mut Registry) {
         for (partition, p) in topic.partitions.iter().enumerate() {
             let labels = OfPartition { topic: topic.name.clone(), partition: partition as u32 };
             ends.get_or_create(&labels).set(p.end.0 as i64);
-            bytes.get_or_create(&labels).set(p.bytes as i64);
+            if let Some(held) = p.bytes {
+                bytes.get_or_create(&labels).set(held as i64);
+            }
         }
     }
     registry.register("log_end_offset", "One past the last offset", ends);

@@ -7,7 +7,7 @@ use crate::server::tests::{Answer, Server};
 use axum::body::Body;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use tallyflow_connectors::log::embedded::TopicConfig;
+use tallyflow_connectors::log::TopicConfig;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 
 /// A server with a job of polls that reads posts and votes.

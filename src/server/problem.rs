@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tallyflow_connectors::log::embedded::TopicError;
+use tallyflow_connectors::log::TopicError;
 use tallyflow_dataflows::results::ReadError;
 use tallyflow_dataflows::source::{ProduceError, SourceError};
 use tallyflow_dataflows::spec::Fault;
@@ -208,6 +208,7 @@ impl From<ProduceError> for Problem {
             ProduceError::KeyTooLong { .. } => Problem::bad(detail),
             ProduceError::KeyMissing { .. } | ProduceError::KeyReused { .. } => Problem::refused(detail),
             ProduceError::Busy => Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(1),
+            ProduceError::Away(_) => Problem::not_yet(detail),
             ProduceError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
             ProduceError::Io(_) => Problem::internal(detail),
         }
@@ -223,6 +224,7 @@ impl From<TopicError> for Problem {
             TopicError::Name { .. } | TopicError::Partitions { .. } | TopicError::CompactedRetention => {
                 Problem::refused(detail)
             }
+            TopicError::Away(_) => Problem::not_yet(detail),
             TopicError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
             TopicError::Io(_) => Problem::internal(detail),
         }
@@ -235,6 +237,7 @@ impl From<SourceError> for Problem {
         match error {
             SourceError::UnknownTopic { .. } | SourceError::UnknownPartition { .. } => Problem::unknown(detail),
             SourceError::Gone { .. } | SourceError::CutShort { .. } => Problem::new(StatusCode::GONE, detail),
+            SourceError::Away(_) => Problem::not_yet(detail),
             SourceError::Recreated { .. } => Problem::new(StatusCode::CONFLICT, detail),
             SourceError::Io(_) | SourceError::Damaged { .. } => Problem::internal(detail),
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::pointer::Pointer;
-use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError, Producer as _};
+use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError};
 use utoipa::ToSchema;
 
 /// The longest idempotency key.

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_connectors::dead_letters::DeadLetter;
 use tallyflow_connectors::history::HistoryReader;
-use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions, TopicConfig};
+use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
+use tallyflow_connectors::log::{Log, TopicConfig};
 use tallyflow_dataflows::claim::LineId;
 use tallyflow_dataflows::engine::facts::{ClaimChanges, RecordChanges};
 use tallyflow_dataflows::engine::job::{InstallInput, Start};
@@ -32,7 +33,7 @@ pub struct TestHost {
     pub polls: Mutex<BTreeMap<String, PollView>>,
     deleted: Mutex<BTreeSet<String>>,
     pub letters: Mutex<Vec<DeadLetter>>,
-    log: Arc<EmbeddedLog>,
+    log: Arc<dyn Log>,
     dir: TempDir,
 }
 
@@ -364,7 +365,7 @@ impl Host for TestHost {
     fn topic_config(&self) -> TopicConfig {
         TopicConfig::default()
     }
-    fn log(&self) -> &Arc<EmbeddedLog> {
+    fn log(&self) -> &Arc<dyn Log> {
         &self.log
     }
     fn is_internal(&self, topic: &str) -> bool {

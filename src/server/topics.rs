@@ -13,9 +13,9 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tallyflow_connectors::log::OwnedRecord;
-use tallyflow_connectors::log::embedded::TopicConfig;
+use tallyflow_connectors::log::TopicConfig;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
-use tallyflow_dataflows::source::{PartitionState, Source as _, SourceError, TopicState};
+use tallyflow_dataflows::source::{PartitionState, SourceError, TopicState};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -72,8 +72,8 @@ struct PartitionItem {
     start_offset: Offset,
     /// One past the last.
     end_offset: Offset,
-    /// Bytes of keys and values held.
-    bytes: u64,
+    /// Bytes of keys and values held; null where the log does not say it (Kafka).
+    bytes: Option<u64>,
 }
 
 impl TopicItem {
@@ -113,15 +113,17 @@ async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Res
     let page = query.page()?;
     query.end()?;
     let host = shared.host.clone();
-    let topics = blocking(move || host.log().topics()).await?;
-    let topics = topics.into_iter().filter(|topic| !shared.host.is_internal(&topic.name));
-    let (topics, next) = page.cut(topics, |topic| &topic.name);
-    let config = |name: &str| shared.host.log().topic_config(name).unwrap_or_default();
-    let items = topics.into_iter().map(|topic| {
-        let config = config(&topic.name);
-        TopicItem::new(topic, config)
-    });
-    Ok(Items::response((items.collect(), next)))
+    let look = move || -> Result<_, SourceError> {
+        let log = host.log();
+        let topics = log.topics()?.into_iter().filter(|topic| !host.is_internal(&topic.name));
+        let (topics, next) = page.cut(topics, |topic| &topic.name);
+        let item = |topic: TopicState| -> Result<TopicItem, SourceError> {
+            let config = log.topic_config(&topic.name)?.unwrap_or_default();
+            Ok(TopicItem::new(topic, config))
+        };
+        Ok((topics.into_iter().map(item).collect::<Result<Vec<_>, _>>()?, next))
+    };
+    Ok(Items::response(blocking(look).await?))
 }
 
 /// Makes a topic.

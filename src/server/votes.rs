@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
-use tallyflow_dataflows::source::{NewRecord, Producer as _};
+use tallyflow_dataflows::source::NewRecord;
 use tallyflow_dataflows::spec::written::time_text;
 use tallyflow_dataflows::spec::{Keep, VOTE};
 use utoipa::ToSchema;

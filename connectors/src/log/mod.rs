@@ -1,16 +1,62 @@
 //! Logs: where records stand.
 //!
-//! [`embedded`] is the log of one machine. Every log implements
-//! [`Source`](tallyflow_dataflows::source::Source) and
-//! [`Producer`](tallyflow_dataflows::source::Producer); what those promise is written there.
+//! [`embedded`] is the log of one machine. Every log implements [`Log`]: what it promises to those who
+//! read and append is written at [`Source`] and [`Producer`].
 
 pub mod embedded;
 mod partitioner;
+mod range;
+mod topic;
 
 pub use partitioner::partition_of;
+pub use range::RangeReader;
+pub use topic::{PARTITIONS_MAX, Retention, TopicConfig, TopicError, check_topic};
 
-use tallyflow_dataflows::ids::Offset;
+use std::sync::Arc;
+use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
+use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError, Producer, Source, SourceError, TopicState};
+
+/// A log as the node has it: it reads, appends, and makes topics. All of it blocks.
+pub trait Log: Source + Producer {
+    /// All topics, by name.
+    fn topics(&self) -> Result<Vec<TopicState>, SourceError>;
+
+    /// How a topic was made; `None` if there is none of that name.
+    fn topic_config(&self, name: &str) -> Result<Option<TopicConfig>, SourceError>;
+
+    /// Makes a topic with `partitions` partitions (1 to [`PARTITIONS_MAX`]). Durable when it returns.
+    fn create_topic(&self, name: &str, partitions: u32, config: TopicConfig) -> Result<(), TopicError>;
+
+    /// As [`Producer::append`] with an idempotency key, where the records hold more than their sender has
+    /// said, like the time at which they came: a call is the same one if `said` is the same.
+    fn append_once(
+        &self,
+        topic: &str,
+        records: &[NewRecord<'_>],
+        idempotency_key: &str,
+        said: &[u8],
+    ) -> Result<Appended, ProduceError>;
+
+    /// Up to `limit` records from `from` on, for a person to look at; at most about 4 MiB of them.
+    /// Empty at the end of the partition; errors as for [`Source::open`].
+    fn read_range(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<OwnedRecord>, SourceError>;
+
+    /// Where readers in other processes have to be told of arrivals: calls `subscriber` after every commit,
+    /// for each partition that got records, with the topic, the partition and its new end; with the end 0 for
+    /// each partition of a topic that was deleted. It is called on the writer's thread, in the order of the
+    /// commits, and before the appends are answered: it must be quick and must not call the log.
+    fn subscribe(&self, subscriber: Subscriber);
+}
+
+/// Called with the topic, the partition and its new end; see [`Log::subscribe`].
+pub type Subscriber = Arc<dyn Fn(&str, PartitionId, Offset) + Send + Sync>;
 
 /// A record that owns its bytes: for a person who looks at the log, not for the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]

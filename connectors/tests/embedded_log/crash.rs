@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc;
-use tallyflow_connectors::log::embedded::TopicConfig;
+use tallyflow_connectors::log::{Log as _, TopicConfig};
 use tallyflow_dataflows::source::ProduceError;
 
 #[test]

@@ -83,5 +83,5 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn start_of(source: &dyn Source, topic: &str) -> (Offset, Offset, u64) {
     let state = source.topic(topic).unwrap().unwrap().partitions[0];
-    (state.start, state.end, state.bytes)
+    (state.start, state.end, state.bytes.unwrap())
 }

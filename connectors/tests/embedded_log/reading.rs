@@ -2,7 +2,8 @@
 
 use super::*;
 use std::sync::mpsc;
-use tallyflow_connectors::log::embedded::{EmbeddedReader, OpenError, TopicConfig};
+use tallyflow_connectors::log::embedded::{EmbeddedReader, OpenError};
+use tallyflow_connectors::log::{Log as _, TopicConfig};
 use tallyflow_dataflows::source::SourceError;
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::*;
 use std::sync::Barrier;
-use tallyflow_connectors::log::embedded::{TopicConfig, TopicError};
 use tallyflow_connectors::log::partition_of;
+use tallyflow_connectors::log::{Log as _, TopicConfig, TopicError};
 use tallyflow_dataflows::source::ProduceError;
 
 fn keyed<'a>(key: &'a str, value: &'a str) -> NewRecord<'a> {
@@ -175,7 +175,7 @@ fn a_topic_is_made_once_and_listed() {
     let topics = log.topics().unwrap();
     assert_eq!(topics.iter().map(|t| (t.name.as_str(), t.partitions.len())).collect::<Vec<_>>(), [("a", 1), ("b", 2)]);
     assert!(topics[0].compacted && !topics[1].compacted);
-    assert_eq!(log.topic_config("b"), Some(TopicConfig::default()));
+    assert_eq!(log.topic_config("b"), Ok(Some(TopicConfig::default())));
 }
 
 #[test]

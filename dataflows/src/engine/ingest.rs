@@ -41,6 +41,7 @@ pub struct Ingest {
     newest: NewestRing,
     /// Reading the past beside, of a `polls` job.
     refilling: Option<Refilling>,
+    waker: Waker,
 }
 
 /// One partition of an input.
@@ -91,7 +92,7 @@ impl Ingest {
                 });
             }
         }
-        Ok(Ingest { inputs, partitions, turn: 0, newest: NewestRing::default(), refilling: None })
+        Ok(Ingest { inputs, partitions, turn: 0, newest: NewestRing::default(), refilling: None, waker })
     }
 
     /// Where each partition stands, for the first epoch: so that a job without records has offsets.
@@ -171,11 +172,17 @@ impl Ingest {
     ) -> (bool, bool) {
         let number = book.refill().map(|plan| plan.number);
         if number != self.refilling.as_ref().map(|refilling| refilling.number) {
-            self.refilling = book.refill().map(|plan| Refilling::open(plan, &self.partitions, source));
+            self.refilling = book.refill().map(|plan| Refilling::open(plan, &self.partitions, source, &self.waker));
         }
         let Some(refilling) = &mut self.refilling else { return (false, false) };
-        let told =
-            refilling.read(&self.partitions, &mut self.inputs, output, &mut self.newest, book, (worker, records_max));
+        let told = refilling.read(
+            &self.partitions,
+            &mut self.inputs,
+            output,
+            &mut self.newest,
+            (book, source),
+            (worker, records_max),
+        );
         let more = refilling.has_more();
         if told {
             self.flush(output);
@@ -193,9 +200,11 @@ impl Ingest {
 
 impl Partition {
     fn has_more(&self) -> bool {
-        let bound = self.bound();
         let waits = self.trouble.is_some_and(|trouble| !trouble.rest().is_zero());
-        !self.done && !waits && self.reader.as_ref().is_some_and(|reader| self.next < bound.min(reader.end()))
+        !self.done
+            && !waits
+            && self.next < self.bound()
+            && self.reader.as_ref().is_some_and(|reader| reader.has_more(self.next))
     }
 
     /// The first offset that is not to be read now.

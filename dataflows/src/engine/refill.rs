@@ -12,7 +12,6 @@ use crate::engine::trouble::Trouble;
 use crate::ids::Offset;
 use crate::jobs::polls::book::{Book, RefillPlan};
 use crate::source::{Budget, PartitionSource, Source, SourceError, Waker};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often progress is told.
@@ -33,15 +32,20 @@ pub struct Refilling {
 struct Part {
     /// The place of the partition among the worker's.
     partition: usize,
-    reader: Box<dyn PartitionSource>,
+    /// `None`: nothing of it is left to be read.
+    reader: Option<Box<dyn PartitionSource>>,
     next: Offset,
     cut: Offset,
+    waker: Waker,
+    /// From here on records count.
+    counted_from: Offset,
     trouble: Option<Trouble>,
 }
 
 impl Refilling {
     /// Opens second readers on the partitions that have something to be read again.
-    pub fn open(plan: &RefillPlan, partitions: &[Partition], source: &dyn Source) -> Self {
+    /// `waker` is called once there is more to read of one that waits.
+    pub fn open(plan: &RefillPlan, partitions: &[Partition], source: &dyn Source, waker: &Waker) -> Self {
         let mut refilling = Refilling {
             number: plan.number,
             parts: Vec::new(),
@@ -52,23 +56,23 @@ impl Refilling {
             over: false,
             failed: None,
         };
-        let idle: Waker = Arc::new(|| {});
         for (place, partition) in partitions.iter().enumerate() {
             let range = plan.ranges.get(partition.input).and_then(|input| input.get(partition.id.0 as usize));
             let Some((start, cut)) = range.copied().filter(|(start, cut)| start < cut) else { continue };
-            let open =
-                |from| source.open(&partition.topic, partition.id, from, idle.clone()).map(|reader| (from, reader));
             let counted_from = plan.counted_from[partition.input][partition.id.0 as usize];
-            let opened = match open(start) {
-                // Nothing is counted from what is gone.
-                Err(SourceError::Gone { start: kept, .. }) if kept <= counted_from && kept < cut => open(kept),
-                Err(SourceError::Gone { .. }) if counted_from >= cut => continue,
-                opened => opened,
+            let mut part = Part {
+                partition: place,
+                reader: None,
+                next: start,
+                cut,
+                counted_from,
+                waker: waker.clone(),
+                trouble: None,
             };
-            match opened {
-                Ok((next, reader)) => {
-                    refilling.of += cut.0 - next.0;
-                    refilling.parts.push(Part { partition: place, reader, next, cut, trouble: None });
+            match part.open(partition, source) {
+                Ok(()) => {
+                    refilling.of += cut.0.saturating_sub(part.next.0);
+                    refilling.parts.push(part);
                 }
                 Err(error) => refilling.failed = Some(error),
             }
@@ -78,7 +82,7 @@ impl Refilling {
 
     /// Whether there is something to read now.
     pub fn has_more(&self) -> bool {
-        self.failed.is_none() && self.parts.iter().any(|part| part.waits().is_none())
+        self.failed.is_none() && self.parts.iter().any(Part::is_ready)
     }
 
     /// How long until a part that could not be read is tried again, if one waits for that.
@@ -93,20 +97,20 @@ impl Refilling {
         inputs: &mut [Input],
         output: &mut Output,
         newest: &mut NewestRing,
-        book: &Book,
+        (book, source): (&Book, &dyn Source),
         (worker, records_max): (usize, u64),
     ) -> bool {
         let refill = self.number;
         let mut told = false;
         if self.has_more() {
             let next = (1..=self.parts.len()).map(|step| (self.turn + step) % self.parts.len());
-            let ready = |place: &usize| self.parts[*place].waits().is_none();
+            let ready = |place: &usize| self.parts[*place].is_ready();
             self.turn = next.into_iter().find(ready).unwrap_or_default();
             let part = &mut self.parts[self.turn];
             let partition = &partitions[part.partition];
             let mut reading = Reading::new(output, newest, Some(book));
             reading.of_refill = Some(refill);
-            match part.read(partition, &mut inputs[partition.input], &mut reading, records_max) {
+            match part.read(partition, &mut inputs[partition.input], &mut reading, source, records_max) {
                 Ok(read) => {
                     self.read += read;
                     told = read > 0;
@@ -135,6 +139,37 @@ impl Refilling {
 }
 
 impl Part {
+    /// Opens its reader at `next`, or where the log begins now if nothing counts from what is gone.
+    fn open(&mut self, partition: &Partition, source: &dyn Source) -> Result<(), SourceError> {
+        let open = |from| source.open(&partition.topic, partition.id, from, self.waker.clone());
+        self.reader = Some(match open(self.next) {
+            Err(error) => {
+                let Some(kept) = self.after_loss(&error) else { return Err(error) };
+                self.next = kept;
+                if kept >= self.cut {
+                    return Ok(());
+                }
+                open(kept)?
+            }
+            opened => opened?,
+        });
+        Ok(())
+    }
+
+    /// Where to go on after this error; `None`: not at all.
+    fn after_loss(&self, error: &SourceError) -> Option<Offset> {
+        match error {
+            SourceError::Gone { start, .. } if *start <= self.counted_from && *start < self.cut => Some(*start),
+            SourceError::Gone { .. } if self.counted_from >= self.cut => Some(self.cut),
+            _ => None,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.waits().is_none()
+            && (self.next >= self.cut || self.reader.as_ref().is_none_or(|reader| reader.has_more(self.next)))
+    }
+
     /// How long until it may be tried again, where it failed.
     fn waits(&self) -> Option<Duration> {
         self.trouble.map(Trouble::rest).filter(|rest| !rest.is_zero())
@@ -145,11 +180,19 @@ impl Part {
         partition: &Partition,
         input: &mut Input,
         reading: &mut Reading<'_>,
+        source: &dyn Source,
         records_max: u64,
     ) -> Result<u64, SourceError> {
         let before = self.next;
+        if self.next >= self.cut {
+            return Ok(0);
+        }
+        let Some(reader) = &mut self.reader else {
+            self.open(partition, source)?;
+            return Ok(0);
+        };
         let until = self.cut.min(Offset(before.0 + records_max));
-        let polled = self.reader.poll(Budget { until, ..BUDGET_BESIDE }, &mut |record| {
+        let polled = reader.poll(Budget { until, ..BUDGET_BESIDE }, &mut |record| {
             if partition.from_ms.is_some_and(|from| record.timestamp_ms < from) {
                 return;
             }
@@ -162,6 +205,11 @@ impl Part {
                 self.trouble = None;
                 self.next = polled.next;
                 Ok(polled.next.0 - before.0)
+            }
+            Err(error) if self.after_loss(&error).is_some() => {
+                self.reader = None;
+                self.next = self.after_loss(&error).unwrap_or(self.cut);
+                Ok(self.next.0 - before.0)
             }
             Err(error) => {
                 self.trouble = Some(Trouble::after(self.trouble, &error).ok_or(error)?);

@@ -1,4 +1,5 @@
-//! Reading that fails in a way that may pass: tried again in a while, and given up after a while.
+//! Reading that fails in a way that may pass: tried again in a while, and given up after a while. A log that
+//! is away is waited for.
 
 use crate::source::SourceError;
 use std::time::{Duration, Instant};
@@ -20,7 +21,8 @@ impl Trouble {
     pub fn after(before: Option<Trouble>, error: &SourceError) -> Option<Trouble> {
         let now = Instant::now();
         let since = before.map_or(now, |trouble| trouble.since);
-        (error.retryable() && now - since < MAX).then_some(Trouble { since, again: now + PAUSE })
+        (error.retryable() && (now - since < MAX || matches!(error, SourceError::Away(_))))
+            .then_some(Trouble { since, again: now + PAUSE })
     }
 
     /// How long until the next try; zero: now.

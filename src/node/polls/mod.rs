@@ -31,7 +31,7 @@ use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_dataflows::decode::Formats;
 use tallyflow_dataflows::engine::{Command, PollChange};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
-use tallyflow_dataflows::source::{ProduceError, Source, SourceError};
+use tallyflow_dataflows::source::{ProduceError, SourceError};
 use tallyflow_dataflows::spec::definition::{Around, PollsJob, changed_poll, new_poll};
 use tallyflow_dataflows::spec::polls::{Poll, PollInForce, PollsSpec};
 use tallyflow_dataflows::spec::written::time_text;
@@ -309,7 +309,7 @@ impl Node {
     /// Whether the log still has all from these places on.
     fn check_kept(&self, job: &Job, from: &Places) -> Result<(), PollError> {
         for (input, places) in job.plan().inputs.iter().zip(from) {
-            let Some(topic) = Source::topic(self.log.as_ref(), &input.topic)? else {
+            let Some(topic) = self.log.topic(&input.topic)? else {
                 return Err(SourceError::UnknownTopic { topic: input.topic.clone() }.into());
             };
             for ((start, from), state) in input.partitions.iter().zip(places).zip(&topic.partitions) {

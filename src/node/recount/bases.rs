@@ -12,7 +12,6 @@ use std::rc::Rc;
 use tallyflow_connectors::recount_base::{BaseReader, BaseWriter};
 use tallyflow_dataflows::ids::{Epoch, Offset};
 use tallyflow_dataflows::recount::Recount;
-use tallyflow_dataflows::source::Source;
 use tallyflow_dataflows::update::JobId;
 use utoipa::ToSchema;
 
@@ -120,8 +119,7 @@ impl Node {
         recount: &mut Recount,
         base: RecountBase,
     ) -> Option<Keeping> {
-        let goes =
-            |topic: &str| self.log.topic_config(topic).is_some_and(|config| config.retention != Default::default());
+        let goes = |topic: &str| matches!(self.log.topic_config(topic), Ok(Some(config)) if config.retention != Default::default());
         if !plan.inputs.iter().any(|input| goes(&input.topic)) {
             return None;
         }
@@ -177,7 +175,7 @@ impl Node {
     /// Where the log begins, by input and partition.
     fn starts(&self, plan: &Plan) -> Result<Vec<Vec<Offset>>, RecountError> {
         let of_input = |input: &tallyflow_dataflows::engine::job::InstallInput| {
-            let topic = Source::topic(self.log.as_ref(), &input.topic)?;
+            let topic = self.log.topic(&input.topic)?;
             let start = |partition: usize| {
                 topic.as_ref().and_then(|topic| topic.partitions.get(partition)).map_or(Offset(0), |p| p.start)
             };

@@ -7,11 +7,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use tallyflow_connectors::log::RangeReader;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::recount::Passes;
 use tallyflow_dataflows::recount::why::At;
-use tallyflow_dataflows::source::{Budget, Source, SourceError, Waker};
+use tallyflow_dataflows::source::{Budget, SourceError};
 
 /// What one read of the log hands over.
 const BUDGET: Budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: Offset(u64::MAX) };
@@ -127,30 +128,25 @@ impl<'a> Records<'a> {
             return Ok(());
         }
         let input = &self.plan.inputs[number];
-        let waker: Waker = Arc::new(|| {});
-        let mut source = self.node.log.open(&input.topic, partition, from, waker).map_err(unreadable)?;
-        let mut at = from;
-        while at < next {
+        let bounds = (from, next);
+        let mut source =
+            RangeReader::open(self.node.log.as_ref(), &input.topic, partition, bounds).map_err(unreadable)?;
+        loop {
             self.go_on()?;
-            tell(at.0 - from.0);
             let begun = Instant::now();
-            let budget = Budget { until: next, ..BUDGET };
-            let polled = source.poll(budget, &mut |record| {
+            let polled = source.read(BUDGET, &mut |record| {
                 let too_early = input.from_ms.is_some_and(|from| record.timestamp_ms < from);
                 if !too_early {
                     each(number, &record);
                 }
             });
-            let polled = polled.map_err(unreadable)?;
+            let Some(polled) = polled.map_err(unreadable)? else { return Ok(()) };
             self.total.set(self.total.get() + polled.records as u64);
-            if polled.next == at {
-                let what = format!("{}/{partition} ends at {at}, before the job's {next}", input.topic);
-                return Err(RecountError::Failed(what));
+            tell(polled.next.0 - from.0);
+            if polled.records > 0 {
+                std::thread::sleep(begun.elapsed() / REST);
             }
-            at = polled.next;
-            std::thread::sleep(begun.elapsed() / REST);
         }
-        Ok(())
     }
 
     /// Whether somebody still wants to know.

@@ -1,5 +1,6 @@
 //! What can go wrong, and how SQLite's words for it become ours.
 
+use crate::log::TopicError;
 use rusqlite::{Error, ErrorCode, ffi};
 use std::path::PathBuf;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
@@ -26,32 +27,6 @@ pub enum OpenError {
     /// The directory or file can't be opened, read or written.
     #[error("opening the log {} failed: {what}", path.display())]
     Io { path: PathBuf, what: String },
-}
-
-/// Why a topic can't be made or deleted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TopicError {
-    /// There is a topic of this name.
-    #[error("there is a topic {topic:?} already")]
-    AlreadyExists { topic: String },
-    /// There is no topic of this name.
-    #[error("there is no topic {topic:?}")]
-    Unknown { topic: String },
-    /// The name is not one that a topic can have.
-    #[error("{topic:?} can't be a topic's name: 1 to 249 letters, digits, '.', '_' or '-', and not \".\" or \"..\"")]
-    Name { topic: String },
-    /// The number of partitions is out of range.
-    #[error("a topic has 1 to {max} partitions, not {partitions}")]
-    Partitions { partitions: u32, max: u32 },
-    /// Retention was asked for on a compacted topic, which keeps the newest record of every key.
-    #[error("a compacted topic keeps the newest record of each key; it can't have a retention")]
-    CompactedRetention,
-    /// The disk is full.
-    #[error("the disk is full")]
-    Full,
-    /// The store failed.
-    #[error("writing the log failed: {0}")]
-    Io(String),
 }
 
 /// Whether the disk was full. SQLite reports a shared-memory file that can't grow by a code of its own.

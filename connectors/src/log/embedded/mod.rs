@@ -31,11 +31,9 @@ mod tail;
 mod topics;
 mod writer;
 
-pub use error::{OpenError, TopicError};
-pub use topics::{PARTITIONS_MAX, Retention, TopicConfig};
-pub use writer::Subscriber;
+pub use error::OpenError;
 
-use super::OwnedRecord;
+use super::{Log, OwnedRecord, Subscriber, TopicConfig, TopicError, check_topic};
 use append::Request;
 use error::open_error;
 use housekeeper::WalMeter;
@@ -147,19 +145,6 @@ impl EmbeddedLog {
         Ok(log)
     }
 
-    /// Makes a topic with `partitions` partitions (1 to [`PARTITIONS_MAX`]). Durable when it returns.
-    pub fn create_topic(&self, name: &str, partitions: u32, config: TopicConfig) -> Result<(), TopicError> {
-        topics::check(name, partitions, config)?;
-        let (name, topics) = (name.to_owned(), self.topics.clone());
-        self.run(move |writer| {
-            let topic = topics::create(&mut writer.conn, &name, partitions, config)?;
-            let empty = append::StreamEnd { end: Offset(0), last_ms: 0, bytes: 0 };
-            writer.ends.extend(topic.streams.iter().map(|stream| (*stream, empty)));
-            topics.insert(Arc::new(topic));
-            Ok(())
-        })
-    }
-
     /// Deletes a topic with all its records. Its readers find out at their next poll.
     pub fn delete_topic(&self, name: &str) -> Result<(), TopicError> {
         let (name, topics) = (name.to_owned(), self.topics.clone());
@@ -174,51 +159,9 @@ impl EmbeddedLog {
         })
     }
 
-    /// All topics, by name.
-    pub fn topics(&self) -> Result<Vec<TopicState>, SourceError> {
-        self.reading.topics()
-    }
-
-    /// How a topic was made; `None` if there is none of that name.
-    pub fn topic_config(&self, name: &str) -> Option<TopicConfig> {
-        self.topics.get(name).map(|topic| topic.config)
-    }
-
     /// Removes what retention lets go, now rather than when its time comes. Answers the rows removed.
     pub fn enforce_retention(&self) -> Result<u64, TopicError> {
         retention::enforce(&self.queue, &self.topics.all())
-    }
-
-    /// As [`Producer::append`] with an idempotency key, where the records hold more than their sender has
-    /// said, like the time at which they came: a call is the same one if `said` is the same.
-    pub fn append_once(
-        &self,
-        topic: &str,
-        records: &[NewRecord<'_>],
-        idempotency_key: &str,
-        said: &[u8],
-    ) -> Result<Appended, ProduceError> {
-        self.append_with(topic, records, Some((idempotency_key, Sha256::digest(said).into())))
-    }
-
-    /// Calls `subscriber` after every commit, for each partition that got records, with the topic,
-    /// the partition and its new end; with the end 0 for each partition of a topic that was deleted.
-    /// It is called on the writer's thread, in the order of the commits, and before the appends are
-    /// answered: it must be quick and must not call the log.
-    pub fn subscribe(&self, subscriber: Subscriber) {
-        self.subscribers.write().unwrap_or_else(PoisonError::into_inner).push(subscriber);
-    }
-
-    /// Up to `limit` records from `from` on, for a person to look at; at most about 4 MiB of them.
-    /// Empty at the end of the partition; errors as for [`Source::open`].
-    pub fn read_range(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        from: Offset,
-        limit: usize,
-    ) -> Result<Vec<OwnedRecord>, SourceError> {
-        self.reading.read_range(topic, partition, from, limit)
     }
 
     fn run<T: Send + 'static>(
@@ -238,6 +181,52 @@ impl Drop for EmbeddedLog {
             let _ = thread.join();
             self.meter.close();
         }
+    }
+}
+
+impl Log for EmbeddedLog {
+    fn topics(&self) -> Result<Vec<TopicState>, SourceError> {
+        self.reading.topics()
+    }
+
+    fn topic_config(&self, name: &str) -> Result<Option<TopicConfig>, SourceError> {
+        Ok(self.topics.get(name).map(|topic| topic.config))
+    }
+
+    fn create_topic(&self, name: &str, partitions: u32, config: TopicConfig) -> Result<(), TopicError> {
+        check_topic(name, partitions, config)?;
+        let (name, topics) = (name.to_owned(), self.topics.clone());
+        self.run(move |writer| {
+            let topic = topics::create(&mut writer.conn, &name, partitions, config)?;
+            let empty = append::StreamEnd { end: Offset(0), last_ms: 0, bytes: 0 };
+            writer.ends.extend(topic.streams.iter().map(|stream| (*stream, empty)));
+            topics.insert(Arc::new(topic));
+            Ok(())
+        })
+    }
+
+    fn append_once(
+        &self,
+        topic: &str,
+        records: &[NewRecord<'_>],
+        idempotency_key: &str,
+        said: &[u8],
+    ) -> Result<Appended, ProduceError> {
+        self.append_with(topic, records, Some((idempotency_key, Sha256::digest(said).into())))
+    }
+
+    fn subscribe(&self, subscriber: Subscriber) {
+        self.subscribers.write().unwrap_or_else(PoisonError::into_inner).push(subscriber);
+    }
+
+    fn read_range(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<OwnedRecord>, SourceError> {
+        self.reading.read_range(topic, partition, from, limit)
     }
 }
 

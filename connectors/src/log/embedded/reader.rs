@@ -135,7 +135,7 @@ impl Reading {
                 let partition = PartitionState {
                     start: Offset(row.get::<_, i64>(3)? as u64),
                     end: Offset(row.get::<_, i64>(4)? as u64),
-                    bytes: row.get::<_, i64>(5)? as u64,
+                    bytes: Some(row.get::<_, i64>(5)? as u64),
                 };
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, partition))
             };

@@ -5,11 +5,12 @@
 //! between. A partition's end never changes by it.
 
 use super::append::APPEND_KEY_KEPT_MS;
-use super::error::{TopicError, topic_error};
+use super::error::topic_error;
 use super::schema::{RowId, Stream};
 use super::tail::lock;
 use super::topics::Topic;
 use super::writer::{Queue, Writer};
+use crate::log::TopicError;
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior};
 use std::sync::Arc;
 use tallyflow_dataflows::ids::Offset;

@@ -1,36 +1,14 @@
 //! Topics: their names and limits, how they are made, deleted and remembered.
 
-use super::error::{TopicError, topic_error};
+use super::error::topic_error;
 use super::schema::Stream;
+use crate::log::{Retention, TopicConfig, TopicError};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tallyflow_dataflows::ids::PartitionId;
-
-/// A topic has at most this many partitions.
-pub const PARTITIONS_MAX: u32 = 1024;
-/// A topic's name has at most this many characters, as in Kafka.
-const NAME_MAX: usize = 249;
-
-/// How long a topic keeps its records. By default for ever.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
-    /// Records older than this go.
-    pub age: Option<Duration>,
-    /// The oldest records go while the topic's keys and values have more bytes than this.
-    pub bytes: Option<u64>,
-}
-
-/// What a topic is made with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TopicConfig {
-    /// Keep only the newest record of each key. Every record needs a key then.
-    pub compacted: bool,
-    /// What goes with time; nothing by default, and nothing at all where `compacted`.
-    pub retention: Retention,
-}
 
 /// A topic as the writing side remembers it.
 #[derive(Debug)]
@@ -98,21 +76,6 @@ impl Topics {
     }
 }
 
-/// That `name`, `partitions` and `config` may make a topic.
-pub(super) fn check(name: &str, partitions: u32, config: TopicConfig) -> Result<(), TopicError> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > NAME_MAX || name == "." || name == ".." || !name.bytes().all(good) {
-        return Err(TopicError::Name { topic: name.to_owned() });
-    }
-    if !(1..=PARTITIONS_MAX).contains(&partitions) {
-        return Err(TopicError::Partitions { partitions, max: PARTITIONS_MAX });
-    }
-    if config.compacted && config.retention != Retention::default() {
-        return Err(TopicError::CompactedRetention);
-    }
-    Ok(())
-}
-
 /// Makes a topic in the database. On the writer's thread.
 pub(super) fn create(
     conn: &mut Connection,
@@ -166,32 +129,4 @@ pub(super) fn delete(conn: &mut Connection, name: &str) -> Result<Vec<PartitionI
 
 fn find(tx: &Transaction<'_>, name: &str) -> rusqlite::Result<Option<i64>> {
     tx.query_row("SELECT id FROM topics WHERE name = ?1", [name], |row| row.get(0)).optional()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_those_that_kafka_takes() {
-        let ok = |name: &str| check(name, 1, TopicConfig::default()).is_ok();
-        assert!(ok("posts") && ok("a.b_c-D9") && ok("...") && ok(&"x".repeat(249)));
-        assert!(!ok("") && !ok(".") && !ok("..") && !ok("a b") && !ok("ä") && !ok("a/b") && !ok(&"x".repeat(250)));
-    }
-
-    #[test]
-    fn partitions_have_bounds() {
-        assert!(check("t", 1024, TopicConfig::default()).is_ok());
-        assert_eq!(
-            check("t", 0, TopicConfig::default()),
-            Err(TopicError::Partitions { partitions: 0, max: PARTITIONS_MAX })
-        );
-        assert!(check("t", 1025, TopicConfig::default()).is_err());
-    }
-
-    #[test]
-    fn a_compacted_topic_has_no_retention() {
-        let retention = Retention { age: None, bytes: Some(9) };
-        assert_eq!(check("t", 1, TopicConfig { compacted: true, retention }), Err(TopicError::CompactedRetention));
-    }
 }

@@ -18,6 +18,7 @@ use super::reader::Reading;
 use super::schema::Stream;
 use super::tail::lock;
 use super::topics::Topic;
+use crate::log::Subscriber;
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -32,8 +33,6 @@ const COMMIT_BYTES_MAX: usize = 16 << 20;
 type Answer = Result<Appended, ProduceError>;
 /// Something else to be done on the writer's thread.
 type Task = Box<dyn FnOnce(&mut Writer) + Send>;
-/// Called with the topic, the partition and its new end; see [`EmbeddedLog::subscribe`](super::EmbeddedLog::subscribe).
-pub type Subscriber = Arc<dyn Fn(&str, PartitionId, Offset) + Send + Sync>;
 
 enum Work {
     Append(Request, SyncSender<Answer>),
