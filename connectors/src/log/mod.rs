@@ -1,9 +1,10 @@
 //! Logs: where records stand.
 //!
-//! [`embedded`] is the log of one machine. Every log implements [`Log`]: what it promises to those who
+//! [`embedded`] is the log of one machine, [`kafka`] that of many. Every log implements [`Log`]: what it promises to those who
 //! read and append is written at [`Source`] and [`Producer`].
 
 pub mod embedded;
+pub mod kafka;
 mod partitioner;
 mod range;
 mod topic;
@@ -12,10 +13,14 @@ pub use partitioner::partition_of;
 pub use range::RangeReader;
 pub use topic::{PARTITIONS_MAX, Retention, TopicConfig, TopicError, check_topic};
 
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError, Producer, Source, SourceError, TopicState};
+
+/// An idempotency key has at most this many bytes.
+pub const APPEND_KEY_BYTES_MAX: usize = 255;
 
 /// A log as the node has it: it reads, appends, and makes topics. All of it blocks.
 pub trait Log: Source + Producer {
@@ -80,4 +85,14 @@ impl From<RecordRef<'_>> for OwnedRecord {
             value: record.value.map(<[u8]>::to_vec),
         }
     }
+}
+
+/// SHA-256 of the records of an append, so that it depends on where each field ends.
+fn digest(records: &[NewRecord<'_>]) -> [u8; 32] {
+    let mut sha256 = Sha256::new();
+    for field in records.iter().flat_map(|record| [record.key, record.value]) {
+        sha256.update(field.map_or(0, |field| field.len() as u64 + 1).to_le_bytes());
+        sha256.update(field.unwrap_or_default());
+    }
+    sha256.finalize().into()
 }

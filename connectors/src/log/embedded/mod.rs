@@ -33,7 +33,7 @@ mod writer;
 
 pub use error::OpenError;
 
-use super::{Log, OwnedRecord, Subscriber, TopicConfig, TopicError, check_topic};
+use super::{APPEND_KEY_BYTES_MAX, Log, OwnedRecord, Subscriber, TopicConfig, TopicError, check_topic, digest};
 use append::Request;
 use error::open_error;
 use housekeeper::WalMeter;
@@ -50,9 +50,6 @@ use tallyflow_dataflows::source::{
 };
 use topics::Topics;
 use writer::{Queue, Writer};
-
-/// An idempotency key has at most this many bytes.
-pub const APPEND_KEY_BYTES_MAX: usize = 255;
 
 /// The time in milliseconds since 1970-01-01T00:00:00Z.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -271,16 +268,6 @@ impl EmbeddedLog {
         let key = once.map(|(key, sha256)| (key.to_owned(), sha256));
         self.queue.append(Request { topic, chunks, key })
     }
-}
-
-/// SHA-256 of the records of an append, so that it depends on where each field ends.
-fn digest(records: &[NewRecord<'_>]) -> [u8; 32] {
-    let mut sha256 = Sha256::new();
-    for field in records.iter().flat_map(|record| [record.key, record.value]) {
-        sha256.update(field.map_or(0, |field| field.len() as u64 + 1).to_le_bytes());
-        sha256.update(field.unwrap_or_default());
-    }
-    sha256.finalize().into()
 }
 
 impl Source for EmbeddedLog {

@@ -1,0 +1,256 @@
+//! The few calls of librdkafka that its Rust crate does not wrap. All that is unsafe is here.
+
+use super::client::Reading;
+use rdkafka::bindings as sys;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::types::RDKafkaErrorCode;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::sync::Arc;
+use std::time::Duration;
+use tallyflow_dataflows::ids::{Offset, PartitionId};
+use tallyflow_dataflows::record::RecordRef;
+use tallyflow_dataflows::source::Waker;
+
+/// The queue of one partition of a consumer, apart from the consumer's own queue.
+pub(super) struct Queue {
+    raw: *mut sys::rd_kafka_queue_t,
+    /// What is called on arrivals; it has to stay where it is.
+    waker: *mut Waker,
+    /// Outlives the queue.
+    _client: Arc<Reading>,
+}
+
+// A queue of librdkafka may be used from any thread.
+unsafe impl Send for Queue {}
+unsafe impl Sync for Queue {}
+
+impl Queue {
+    /// The queue of a partition that is not assigned yet. `waker` is called, on librdkafka's threads, when
+    /// something is put into the empty queue.
+    pub fn of(client: Arc<Reading>, topic: &CStr, partition: i32, waker: Waker) -> Option<Queue> {
+        // SAFETY: the client lives as long as the queue; both pointers are valid during the call.
+        let raw = unsafe {
+            let rk = client.consumer.client().native_ptr();
+            sys::rd_kafka_queue_get_partition(rk, topic.as_ptr(), partition)
+        };
+        if raw.is_null() {
+            return None;
+        }
+        let waker = Box::into_raw(Box::new(waker));
+        // SAFETY: `raw` was just made; `waker` is freed only after the callback was taken away.
+        unsafe {
+            sys::rd_kafka_queue_forward(raw, std::ptr::null_mut());
+            sys::rd_kafka_queue_cb_event_enable(raw, Some(wake), waker.cast::<c_void>());
+        }
+        Some(Queue { raw, waker, _client: client })
+    }
+
+    /// How many messages and events are in it.
+    pub fn len(&self) -> usize {
+        // SAFETY: the queue is valid.
+        unsafe { sys::rd_kafka_queue_length(self.raw) }
+    }
+
+    /// Takes what is there, at most so many, to the end of `batch`. Never waits.
+    pub fn take(&self, max: usize, batch: &mut Batch) {
+        batch.compact();
+        let before = batch.messages.len();
+        batch.messages.resize(before + max, std::ptr::null_mut());
+        // SAFETY: there is room for `max` pointers from `before` on; what is taken belongs to the batch.
+        let taken = unsafe {
+            let room = batch.messages.as_mut_ptr().add(before);
+            sys::rd_kafka_consume_batch_queue(self.raw, 0, room, max)
+        };
+        batch.messages.truncate(before + usize::try_from(taken).unwrap_or(0));
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: taking the callback away waits for one that runs (both hold the queue's lock), so that the
+        // waker can be freed then.
+        unsafe {
+            sys::rd_kafka_queue_cb_event_enable(self.raw, None, std::ptr::null_mut());
+            drop(Box::from_raw(self.waker));
+            sys::rd_kafka_queue_destroy(self.raw);
+        }
+    }
+}
+
+/// SAFETY: only called with the opaque of a live [`Queue`].
+unsafe extern "C" fn wake(_: *mut sys::rd_kafka_t, opaque: *mut c_void) {
+    // SAFETY: see above.
+    let waker = unsafe { &*opaque.cast::<Waker>() };
+    waker();
+}
+
+/// Messages that were taken from a queue and not dealt with yet.
+#[derive(Default)]
+pub(super) struct Batch {
+    messages: Vec<*mut sys::rd_kafka_message_t>,
+    /// Those before this were dealt with and given back.
+    at: usize,
+}
+
+// SAFETY: messages may be used from any thread.
+unsafe impl Send for Batch {}
+
+/// What is next in a batch.
+pub(super) enum Next<'a> {
+    Record(RecordRef<'a>),
+    /// All up to this offset was read.
+    End(Offset),
+    Error(RDKafkaErrorCode),
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.at == self.messages.len()
+    }
+
+    fn compact(&mut self) {
+        self.messages.drain(..self.at);
+        self.at = 0;
+    }
+
+    /// What is next, if there is something; it is given back by [`Batch::pass`].
+    pub fn next(&self, partition: PartitionId) -> Option<Next<'_>> {
+        let message = *self.messages.get(self.at)?;
+        // SAFETY: it was taken from a queue and not given back; key and payload live as long as it does, that
+        // is until `pass`, which needs the batch for itself.
+        let (message, timestamp_ms) =
+            unsafe { (&*message, sys::rd_kafka_message_timestamp(message, std::ptr::null_mut())) };
+        let offset = Offset(u64::try_from(message.offset).unwrap_or(0));
+        if message.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            // SAFETY: as above.
+            let (key, value) = unsafe { (bytes(message.key, message.key_len), bytes(message.payload, message.len)) };
+            // -1: the record has none, as records of brokers before 0.10.
+            let timestamp_ms = timestamp_ms.max(0);
+            return Some(Next::Record(RecordRef { partition, offset, timestamp_ms, key, value }));
+        }
+        if message.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF {
+            return Some(Next::End(offset));
+        }
+        Some(Next::Error(message.err.into()))
+    }
+
+    /// Gives the next one back.
+    pub fn pass(&mut self) {
+        if let Some(message) = self.messages.get(self.at) {
+            // SAFETY: it was taken from a queue and is given back once.
+            unsafe { sys::rd_kafka_message_destroy(*message) };
+            self.at += 1;
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        while !self.is_empty() {
+            self.pass();
+        }
+    }
+}
+
+/// SAFETY: `data` is null or points to `len` bytes that live for `'a`.
+unsafe fn bytes<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: see above.
+    (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) })
+}
+
+/// What the cluster says of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Described {
+    /// Its id: another one when a topic of its name was deleted and made again.
+    pub id: u64,
+    pub partitions: u32,
+}
+
+/// Asks for topics by name; those that there are not are missing in the answer. Blocks.
+pub(super) fn describe(
+    client: *mut sys::rd_kafka_t,
+    topics: &[&str],
+    timeout: Duration,
+) -> Result<HashMap<String, Described>, String> {
+    let names: Result<Vec<CString>, _> = topics.iter().map(|name| CString::new(*name)).collect();
+    let names = names.map_err(|_| "a topic's name has a zero byte in it".to_owned())?;
+    let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let mut found = HashMap::new();
+    // SAFETY: every object that is made is destroyed; what the event lends is copied before it is.
+    unsafe {
+        let options =
+            sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, std::ptr::null_mut(), 0);
+        let collection = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+        let queue = sys::rd_kafka_queue_new(client);
+        sys::rd_kafka_DescribeTopics(client, collection, options, queue);
+        let event = sys::rd_kafka_queue_poll(queue, timeout_ms.saturating_add(1_000));
+        sys::rd_kafka_TopicCollection_destroy(collection);
+        sys::rd_kafka_AdminOptions_destroy(options);
+        let said = read_described(event, &mut found);
+        if !event.is_null() {
+            sys::rd_kafka_event_destroy(event);
+        }
+        sys::rd_kafka_queue_destroy(queue);
+        said?;
+    }
+    Ok(found)
+}
+
+/// SAFETY: `event` is null or a live event.
+unsafe fn read_described(
+    event: *mut sys::rd_kafka_event_t,
+    found: &mut HashMap<String, Described>,
+) -> Result<(), String> {
+    if event.is_null() {
+        return Err("no broker has answered in time".to_owned());
+    }
+    // SAFETY: the event lives; what it lends is only read here.
+    unsafe {
+        let error = sys::rd_kafka_event_error(event);
+        if error != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(text(sys::rd_kafka_event_error_string(event)));
+        }
+        let result = sys::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return Err("the answer is of another kind".to_owned());
+        }
+        let mut count = 0;
+        let topics = sys::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        for index in 0..count {
+            let topic = *topics.add(index);
+            let name = text(sys::rd_kafka_TopicDescription_name(topic));
+            let error = sys::rd_kafka_TopicDescription_error(topic);
+            let code = if error.is_null() {
+                RDKafkaErrorCode::NoError
+            } else {
+                RDKafkaErrorCode::from(sys::rd_kafka_error_code(error))
+            };
+            match code {
+                RDKafkaErrorCode::NoError => {}
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => continue,
+                _ => return Err(format!("{name:?}: {}", text(sys::rd_kafka_error_string(error)))),
+            }
+            let mut partitions = 0;
+            sys::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+            let id = sys::rd_kafka_TopicDescription_topic_id(topic);
+            let (most, least) =
+                (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id));
+            // One half would do; both are random but for six bits.
+            let id = most.cast_unsigned() ^ least.cast_unsigned().rotate_left(32);
+            found.insert(name, Described { id, partitions: u32::try_from(partitions).unwrap_or(u32::MAX) });
+        }
+    }
+    Ok(())
+}
+
+/// SAFETY: `text` is null or a C string.
+unsafe fn text(text: *const std::ffi::c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: see above.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}

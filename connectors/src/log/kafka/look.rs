@@ -1,0 +1,206 @@
+//! Looking at the cluster: which topics there are, and where they begin and end. All of it blocks.
+
+use super::client::{Context, Shared, lock};
+use super::ffi::{self, Described};
+use crate::log::{Retention, TopicConfig};
+use futures_executor::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tallyflow_dataflows::ids::{Offset, PartitionId};
+use tallyflow_dataflows::source::{PartitionState, SourceError, TopicState};
+
+/// How long a broker may take to answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+/// How long what is known of a topic's configuration is taken for true.
+const CONFIG_KEPT: Duration = Duration::from_secs(30);
+/// In an answer to a question for offsets: the first and the end.
+const EARLIEST: i64 = -2;
+const LATEST: i64 = -1;
+
+/// Asks the cluster.
+pub(super) struct Looker {
+    shared: Arc<Shared>,
+    consumer: BaseConsumer<Context>,
+    admin: AdminClient<Context>,
+    configs: Mutex<HashMap<String, (Instant, TopicConfig)>>,
+}
+
+/// The first offset that is kept and the end, of a partition.
+pub(super) type Bounds = (Offset, Offset);
+
+impl Looker {
+    pub fn new(shared: &Arc<Shared>) -> Result<Looker, KafkaError> {
+        let config = shared.config.looking();
+        Ok(Looker {
+            shared: shared.clone(),
+            consumer: config.create_with_context(Context::new(shared, "looks"))?,
+            admin: config.create_with_context(Context::new(shared, "administers"))?,
+            configs: Mutex::default(),
+        })
+    }
+
+    pub fn admin(&self) -> &AdminClient<Context> {
+        &self.admin
+    }
+
+    /// Lets librdkafka say what is the matter; to be called now and then.
+    pub fn serve(&self) {
+        self.consumer.poll(Duration::ZERO);
+    }
+
+    fn away(&self, doing: &str, error: &impl ToString) -> SourceError {
+        self.serve();
+        SourceError::Away(self.shared.sentence(doing, error))
+    }
+
+    /// What there is of these topics.
+    pub fn describe(&self, topics: &[&str]) -> Result<HashMap<String, Described>, SourceError> {
+        let described = ffi::describe(self.consumer.client().native_ptr(), topics, ANSWER);
+        let described = described.map_err(|error| self.away("nothing is heard of topics", &error))?;
+        self.shared.is_back();
+        Ok(described)
+    }
+
+    /// The bounds of partitions; those that there are not are missing in the answer.
+    pub fn bounds(&self, places: &[(&str, u32)]) -> Result<HashMap<(String, u32), Bounds>, SourceError> {
+        let low = self.offsets(places, EARLIEST)?;
+        let mut high = self.offsets(places, LATEST)?;
+        let both = |(place, low)| Some(((high.remove(&place)?), place, low));
+        Ok(low.into_iter().filter_map(both).map(|(high, place, low)| (place, (low, high.max(low)))).collect())
+    }
+
+    /// For each place the offset that Kafka has for a time (or for the beginning or the end).
+    fn offsets(&self, places: &[(&str, u32)], time: i64) -> Result<HashMap<(String, u32), Offset>, SourceError> {
+        let failed = |error: &KafkaError| self.away("no offsets are heard", error);
+        if places.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut list = TopicPartitionList::with_capacity(places.len());
+        for (topic, partition) in places {
+            let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
+            list.add_partition_offset(topic, partition, At::from_raw(time)).map_err(|error| failed(&error))?;
+        }
+        let found = match self.consumer.offsets_for_times(list, ANSWER) {
+            Ok(found) => found,
+            Err(error) if is_unknown(&error) => return Ok(HashMap::new()),
+            Err(error) => return Err(failed(&error)),
+        };
+        self.shared.is_back();
+        let mut offsets = HashMap::new();
+        for element in found.elements() {
+            match element.error() {
+                Ok(()) => {}
+                Err(error) if is_unknown(&error) => continue,
+                Err(error) => return Err(failed(&error)),
+            }
+            let place = (element.topic().to_owned(), u32::try_from(element.partition()).unwrap_or(0));
+            // No offset: nothing lies at or after the time.
+            if let At::Offset(offset) = element.offset() {
+                offsets.insert(place, Offset(u64::try_from(offset).unwrap_or(0)));
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// The first offset whose timestamp is at or after this; the end if there is none. Every record before it
+    /// is earlier.
+    pub fn offset_at(&self, topic: &str, partition: PartitionId, time_ms: i64) -> Result<Offset, SourceError> {
+        let place = [(topic, partition.0)];
+        if let Some(offset) = self.offsets(&place, time_ms.max(0))?.into_values().next() {
+            return Ok(offset);
+        }
+        let unknown = || SourceError::UnknownPartition { topic: topic.to_owned(), partition };
+        self.offsets(&place, LATEST)?.into_values().next().ok_or_else(unknown)
+    }
+
+    /// These topics, as far as there are any of these names.
+    pub fn states(&self, topics: &[&str]) -> Result<Vec<TopicState>, SourceError> {
+        if topics.is_empty() {
+            return Ok(Vec::new());
+        }
+        let described: BTreeMap<String, Described> = self.describe(topics)?.into_iter().collect();
+        let of_one = |(name, topic): (_, &Described)| (0..topic.partitions).map(move |partition| (name, partition));
+        let places: Vec<(&str, u32)> =
+            described.iter().flat_map(|(name, topic)| of_one((name.as_str(), topic))).collect();
+        let bounds = self.bounds(&places)?;
+        let names: Vec<&str> = described.keys().map(String::as_str).collect();
+        let configs = self.configs(&names)?;
+        let mut states = Vec::new();
+        for (name, topic) in &described {
+            let bound = |partition| bounds.get(&(name.clone(), partition)).copied();
+            let state = |(start, end)| PartitionState { start, end, bytes: None };
+            // One that was deleted meanwhile has none.
+            let partitions: Option<Vec<PartitionState>> = (0..topic.partitions).map(|p| bound(p).map(state)).collect();
+            let Some(partitions) = partitions else { continue };
+            let compacted = configs.get(name).is_some_and(|config| config.compacted);
+            states.push(TopicState { name: name.clone(), incarnation: topic.id, compacted, partitions });
+        }
+        Ok(states)
+    }
+
+    /// The names of all topics.
+    pub fn names(&self) -> Result<Vec<String>, SourceError> {
+        let metadata = self.consumer.fetch_metadata(None, ANSWER);
+        let metadata = metadata.map_err(|error| self.away("no topics are heard", &error))?;
+        self.shared.is_back();
+        Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+    }
+
+    /// How topics are kept; those that there are not are missing in the answer.
+    pub fn configs(&self, topics: &[&str]) -> Result<HashMap<String, TopicConfig>, SourceError> {
+        let mut found = HashMap::new();
+        {
+            let mut configs = lock(&self.configs);
+            configs.retain(|_, (at, _)| at.elapsed() < CONFIG_KEPT);
+            found.extend(topics.iter().filter_map(|name| Some(((*name).to_owned(), configs.get(*name)?.1))));
+        }
+        let missing: Vec<_> = topics.iter().filter(|name| !found.contains_key(**name)).collect();
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let resources: Vec<_> = missing.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let answers = block_on(self.admin.describe_configs(&resources, &options));
+        let answers = answers.map_err(|error| self.away("no configuration of topics is heard", &error))?;
+        for (name, answer) in missing.into_iter().zip(answers) {
+            match answer {
+                Ok(resource) => {
+                    let config = config_of(&resource);
+                    lock(&self.configs).insert((*name).to_owned(), (Instant::now(), config));
+                    found.insert((*name).to_owned(), config);
+                }
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
+                // Who may read need not be one who may see how topics are kept.
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    found.insert((*name).to_owned(), TopicConfig::default());
+                }
+                Err(error) => return Err(self.away("no configuration of topics is heard", &error)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether an error says that there is no such topic or partition.
+fn is_unknown(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    matches!(error.rdkafka_error_code(), Some(UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
+}
+
+fn config_of(resource: &ConfigResource) -> TopicConfig {
+    let value = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref()).unwrap_or_default();
+    let number = |name: &str| value(name).parse::<u64>().ok();
+    let policy = value("cleanup.policy");
+    let mut retention = Retention::default();
+    if policy.contains("delete") {
+        // -1: for ever.
+        retention.age = number("retention.ms").map(Duration::from_millis);
+        retention.bytes = number("retention.bytes");
+    }
+    TopicConfig { compacted: policy.contains("compact"), retention }
+}

@@ -1,0 +1,67 @@
+//! What is appended: once, durable, with or without a key, and what is refused.
+
+use crate::{Broker, Read, log_at, topic, values};
+use tallyflow_connectors::log::{Log, Retention, TopicConfig, TopicError, partition_of};
+use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer, Source};
+
+#[test]
+fn a_key_goes_where_kafkas_own_clients_put_it() {
+    let Some(brokers) = Broker::shared() else { return };
+    let log = log_at(&brokers);
+    let topic = topic(&log, "t", 7);
+    for key in ["a", "voter-12", "", "ключ"] {
+        let record = NewRecord { key: Some(key.as_bytes()), value: Some(b"v") };
+        let appended = log.append(&topic, &[record], None).unwrap();
+        assert_eq!(appended.ranges[0].0, partition_of(key.as_bytes(), 7));
+    }
+}
+
+#[test]
+fn an_append_with_a_key_is_written_once_whoever_asks() {
+    let Some(brokers) = Broker::shared() else { return };
+    let log = log_at(&brokers);
+    let topic = topic(&log, "t", 2);
+    let key = crate::name("key");
+    let first = log.append(&topic, &values(&["a", "b"]), Some(&key)).unwrap();
+    assert_eq!(log.append(&topic, &values(&["a", "b"]), Some(&key)).unwrap(), first);
+    let other = log.append(&topic, &values(&["a", "c"]), Some(&key));
+    assert!(matches!(other, Err(ProduceError::KeyReused { .. })), "{other:?}");
+    // A server that starts later knows it too, and takes the appends over from the first.
+    let later = log_at(&brokers);
+    assert_eq!(later.append(&topic, &values(&["a", "b"]), Some(&key)).unwrap(), first);
+    let once = later.append_once(&topic, &values(&["c"]), &crate::name("key"), b"said").unwrap();
+    let fenced = log.append(&topic, &values(&["x"]), Some(&crate::name("key")));
+    assert!(fenced.is_err(), "{fenced:?}");
+    let (partition, from, _) = first.ranges[0];
+    let mut read = Read::open(&log, &topic, partition.0, from.0);
+    read.until(first.ranges[0].2.0);
+    assert_eq!(read.texts()[..2], ["a", "b"]);
+    assert!(!read.texts().contains(&"x"), "what was refused was not written");
+    assert_eq!(once.ranges.len(), 1);
+}
+
+#[test]
+fn what_can_not_be_is_refused_in_a_sentence() {
+    let Some(brokers) = Broker::shared() else { return };
+    let log = log_at(&brokers);
+    let missing = crate::name("missing");
+    let unknown = log.append(&missing, &values(&["a"]), None);
+    assert_eq!(unknown, Err(ProduceError::UnknownTopic { topic: missing.clone() }));
+    assert_eq!(log.topic(&missing).unwrap(), None);
+    assert_eq!(log.topic_config(&missing).unwrap(), None);
+    let there = topic(&log, "t", 1);
+    let again = log.create_topic(&there, 1, TopicConfig::default());
+    assert_eq!(again, Err(TopicError::AlreadyExists { topic: there.clone() }));
+    let long = "x".repeat(1_000_001);
+    let refused = log.append(&there, &values(&["a", &long]), None);
+    assert!(matches!(refused, Err(ProduceError::TooLarge { index: 1, .. })), "{refused:?}");
+    let compacted = crate::name("compacted");
+    log.create_topic(&compacted, 1, TopicConfig { compacted: true, ..TopicConfig::default() }).unwrap();
+    let refused = log.append(&compacted, &values(&["a"]), None);
+    assert!(matches!(refused, Err(ProduceError::KeyMissing { .. })), "{refused:?}");
+    assert!(log.topic(&compacted).unwrap().unwrap().compacted);
+    let retention = Retention { age: Some(std::time::Duration::from_secs(7_200)), bytes: Some(1 << 20) };
+    let kept = crate::name("kept");
+    log.create_topic(&kept, 2, TopicConfig { compacted: false, retention }).unwrap();
+    assert_eq!(log.topic_config(&kept).unwrap().unwrap().retention.age, retention.age);
+}
