@@ -8,6 +8,9 @@
 //! `default.toml` is both the reference of options and the lowest layer, so that the two can't differ.
 
 mod history;
+mod kafka;
+
+pub use kafka::Kafka;
 
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -26,6 +29,9 @@ use tracing_subscriber::filter::Targets;
 
 /// The defaults, and the reference of every option.
 pub const DEFAULT_TOML: &str = include_str!("../default.toml");
+
+/// The section whose keys are librdkafka's.
+const PROPERTIES: &str = "kafka.properties";
 
 /// What every option's name in the environment begins with.
 const ENV_PREFIX: &str = "TALLYFLOW_";
@@ -54,6 +60,8 @@ pub struct Config {
     /// What is kept of each job's history; `None`: nothing.
     pub history: Option<Keep>,
     pub log: LogConfig,
+    /// Kafka as the log; `None`: the embedded one.
+    pub kafka: Option<Kafka>,
     pub server: ServerConfig,
     pub engine: EngineConfig,
     /// How often a checkpoint of each job is written; `None`: only when asked for and at a clean stop.
@@ -113,6 +121,7 @@ struct RawConfig {
     dead_letters_max: u64,
     history: RawHistory,
     log: RawLog,
+    kafka: kafka::RawKafka,
     server: RawServer,
     engine: RawEngine,
     checkpoint: RawCheckpoint,
@@ -181,6 +190,7 @@ pub struct Flags {
     pub workers: Option<u64>,
     pub log_level: Option<String>,
     pub checkpoint_url: Option<String>,
+    pub kafka: Option<String>,
 }
 
 impl Config {
@@ -242,7 +252,9 @@ impl Layers {
                 return Err(file.error(key.span(), what));
             }
             match (value, node.get_ref()) {
-                (Value::Table(inner), DeValue::Table(tree)) => self.merge(file, inner, tree, &format!("{path}."))?,
+                (Value::Table(inner), DeValue::Table(tree)) if path != PROPERTIES => {
+                    self.merge(file, inner, tree, &format!("{path}."))?
+                }
                 _ => self.set(&path, value.clone(), format!("{}, line {}, {path:?}", file.name, file.line(key.span()))),
             }
         }
@@ -273,7 +285,7 @@ impl Layers {
     }
 
     fn add_flags(&mut self, flags: Flags) -> Result<(), ConfigError> {
-        let Flags { listen, data_dir, workers, log_level, checkpoint_url } = flags;
+        let Flags { listen, data_dir, workers, log_level, checkpoint_url, kafka } = flags;
         let data_dir = match data_dir.map(PathBuf::into_os_string).map(OsString::into_string) {
             Some(Err(_)) => {
                 return Err(ConfigError::Value { place: "--data-dir".into(), what: "is no UTF-8 text".into() });
@@ -286,6 +298,7 @@ impl Layers {
             ("data_dir", "--data-dir", data_dir),
             ("log_level", "--log-level", log_level),
             ("checkpoint.url", "--checkpoint-url", checkpoint_url),
+            ("kafka.brokers", "--kafka", kafka),
         ] {
             if let Some(text) = text {
                 self.set(path, Value::String(text), flag.into());
@@ -397,6 +410,9 @@ impl Layers {
                 1 << 40,
             )? as usize,
         };
+        self.bounded("kafka.replication_factor", raw.kafka.replication_factor, 0, 1_000)?;
+        self.bounded("kafka.queue_bytes_max", raw.kafka.queue_bytes_max, 1 << 20, 1 << 34)?;
+        let kafka = raw.kafka.check().map_err(|(path, what)| refused(path, what))?;
         let bytes_max = self.bounded("history.bytes_max", raw.history.bytes_max, 1 << 20, 1 << 40)?;
         let steps = history::steps(&raw.history.keep).map_err(|what| refused("history.keep", what))?;
         let history = (!steps.is_empty()).then_some(Keep { steps, bytes_max });
@@ -406,6 +422,7 @@ impl Layers {
             workers,
             dead_letters_max: self.bounded("dead_letters_max", raw.dead_letters_max, 1, 1_000_000)? as usize,
             log,
+            kafka,
             server: ServerConfig {
                 body_bytes_max: body_bytes_max as usize,
                 connections_max: self.bounded("server.connections_max", raw.server.connections_max, 1, 1_000_000)?
@@ -463,7 +480,10 @@ fn keys() -> Vec<String> {
     let mut keys = Vec::new();
     for (key, value) in defaults() {
         match value {
-            Value::Table(section) => keys.extend(section.keys().map(|inner| format!("{key}.{inner}"))),
+            Value::Table(section) => {
+                let paths = section.keys().map(|inner| format!("{key}.{inner}"));
+                keys.extend(paths.filter(|path| path != PROPERTIES));
+            }
             _ => keys.push(key),
         }
     }

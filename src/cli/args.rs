@@ -210,6 +210,10 @@ pub struct ServeArgs {
     /// Where checkpoints are kept: a folder or a URL like s3://bucket/prefix [default: in the data directory]
     #[arg(long, value_name = "URL")]
     pub checkpoint_url: Option<String>,
+
+    /// Apache Kafka as the log, instead of the embedded one: its brokers, HOST:PORT with commas between
+    #[arg(long, value_name = "BROKERS")]
+    pub kafka: Option<String>,
 }
 
 #[derive(Debug, Args)]

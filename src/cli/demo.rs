@@ -5,6 +5,7 @@ use super::args::DemoArgs;
 use super::jobs::first_difference;
 use super::output::line;
 use super::serve::{self, Server};
+use crate::config::Flags;
 use crate::node::polls::PollError;
 use crate::node::{JobText, Node, SubmitError};
 use anyhow::{Context, anyhow};
@@ -56,7 +57,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
         ),
     };
     let data_dir = args.data_dir.clone().or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()));
-    let config = serve::load(&args.config, data_dir, None)?;
+    let config = serve::load(&args.config, Flags { data_dir, ..Flags::default() })?;
     serve::log_to_stderr(&config);
     let runtime = serve::runtime()?;
     let outcome = runtime.block_on(async {

@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use std::future::Future;
 use std::io::{ErrorKind, IsTerminal};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -35,7 +35,13 @@ const NODE_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the server until a signal.
 pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
-    let config = load(&args.config, args.data_dir.clone(), args.checkpoint_url.clone())?;
+    let only = Flags {
+        data_dir: args.data_dir.clone(),
+        checkpoint_url: args.checkpoint_url.clone(),
+        kafka: args.kafka.clone(),
+        ..Flags::default()
+    };
+    let config = load(&args.config, only)?;
     log_to_stderr(&config);
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
@@ -48,10 +54,10 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     outcome
 }
 
-/// The configuration of a server command.
-pub fn load(args: &ConfigArgs, data_dir: Option<PathBuf>, checkpoint_url: Option<String>) -> anyhow::Result<Config> {
+/// The configuration of a server command; `flags` are those that not all of them have.
+pub fn load(args: &ConfigArgs, flags: Flags) -> anyhow::Result<Config> {
     let (listen, log_level) = (args.listen.clone(), args.log_level.clone());
-    let flags = Flags { listen, data_dir, workers: args.workers, log_level, checkpoint_url };
+    let flags = Flags { listen, workers: args.workers, log_level, ..flags };
     Config::load(args.config.as_deref(), std::env::vars_os(), flags).map_err(|e| WrongUsage(e.into()).into())
 }
 

@@ -17,8 +17,8 @@ use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::spec::polls::PollInForce;
 
-/// The node's own topic. Names like it are kept from others, see [`is_internal`].
-const TOPIC: &str = "__tallyflow";
+/// The node's own topic in a log of its own. Names like it are kept from others, see [`is_internal`].
+pub const TOPIC: &str = "__tallyflow";
 
 /// Whether a topic is the node's own: not listed, not written from outside.
 pub fn is_internal(topic: &str) -> bool {
@@ -86,6 +86,7 @@ const EPOCHS_RESERVED: u64 = 1 << 32;
 /// The control topic.
 pub struct Control {
     log: Arc<dyn Log>,
+    topic: String,
     reserved: Mutex<Epoch>,
     /// `None`: at the start, before it is claimed.
     generation: Option<Arc<Generation>>,
@@ -102,17 +103,17 @@ pub struct Kept {
 
 impl Control {
     /// Opens the control topic, made if it is not there.
-    pub fn open(log: Arc<dyn Log>) -> anyhow::Result<(Control, Kept)> {
-        match log.create_topic(TOPIC, 1, TopicConfig { compacted: true, ..TopicConfig::default() }) {
+    pub fn open(log: Arc<dyn Log>, topic_name: String) -> anyhow::Result<(Control, Kept)> {
+        match log.create_topic(&topic_name, 1, TopicConfig { compacted: true, ..TopicConfig::default() }) {
             Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
             Err(error) => bail!("making the control topic: {error}"),
         }
         let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        let topic = log.topic(TOPIC)?.context("the control topic is gone")?;
+        let topic = log.topic(&topic_name)?.context("the control topic is gone")?;
         let bounds = topic.partitions.first().map(|partition| (partition.start, partition.end));
         let bounds = bounds.context("the control topic has no partition")?;
         let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
-        let mut reader = RangeReader::open(log.as_ref(), TOPIC, PartitionId(0), bounds)?;
+        let mut reader = RangeReader::open(log.as_ref(), &topic_name, PartitionId(0), bounds)?;
         let mut note = |record: RecordRef<'_>| {
             let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
             match record.value {
@@ -146,6 +147,7 @@ impl Control {
         }
         let mut control = Control {
             log,
+            topic: topic_name,
             reserved: Mutex::new(reserved),
             generation: None,
             hash_key: known_key.unwrap_or(HashKey([0, 0])),
@@ -229,7 +231,7 @@ impl Control {
             return Err(ProduceError::Io(why));
         }
         crash::point("control::note");
-        self.log.append(TOPIC, records, None)?;
+        self.log.append(&self.topic, records, None)?;
         crash::point("control::noted");
         Ok(())
     }

@@ -52,6 +52,7 @@ use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
 use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
 use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
+use tallyflow_connectors::log::kafka::KafkaLog;
 use tallyflow_connectors::log::{Log, Retention, TopicConfig};
 use tallyflow_dataflows::claim::Position;
 use tallyflow_dataflows::ids::Epoch;
@@ -246,6 +247,9 @@ struct Jobs {
 const PAUSE_WAIT: Duration = Duration::from_secs(30);
 /// How long a drain may take; it goes on after that, and the request says so.
 const DRAIN_WAIT: Duration = Duration::from_secs(600);
+/// How long Kafka is waited for at the start, and how long between two tries.
+const KAFKA_WAIT: Duration = Duration::from_secs(60);
+const KAFKA_PAUSE: Duration = Duration::from_secs(1);
 /// How long the engine may take to end before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
@@ -256,9 +260,8 @@ impl Node {
         let dir = &config.data_dir;
         std::fs::create_dir_all(dir).with_context(|| format!("the data directory {} can't be made", dir.display()))?;
         let lock = lock_dir(dir)?;
-        let log = EmbeddedLog::open(dir, log_options(config))?;
-        let log: Arc<dyn Log> = Arc::new(log);
-        let (mut control, kept) = Control::open(log.clone())?;
+        let (log, control_topic) = open_log(config)?;
+        let (mut control, kept) = Control::open(log.clone(), control_topic)?;
         let place = config.checkpoints_place();
         let generation = Generation::claim(&place, control.identity(), kept.generation, dir)?;
         let generation = Arc::new(generation);
@@ -442,6 +445,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// How the log is run.
+/// The log, and the name of the server's own topic in it.
+fn open_log(config: &Config) -> anyhow::Result<(Arc<dyn Log>, String)> {
+    let Some(kafka) = &config.kafka else {
+        let log = EmbeddedLog::open(&config.data_dir, log_options(config))?;
+        return Ok((Arc::new(log), control::TOPIC.to_owned()));
+    };
+    let topic = format!("__{}", kafka.prefix);
+    let log: Arc<dyn Log> = Arc::new(KafkaLog::open(kafka.config.clone(), &topic).map_err(anyhow::Error::msg)?);
+    let started = Instant::now();
+    // What is started at the same time may take a while.
+    while let Err(error) = log.topic(&topic) {
+        if started.elapsed() > KAFKA_WAIT {
+            bail!("{error}; see that it runs and that --kafka names it");
+        }
+        tracing::warn!("{error}");
+        std::thread::sleep(KAFKA_PAUSE);
+    }
+    Ok((log, topic))
+}
+
 fn log_options(config: &Config) -> LogOptions {
     LogOptions {
         record_bytes_max: config.log.record_bytes_max,

@@ -3,7 +3,7 @@
 use crate::node::job::{Applied, Failed, Job, JobState, Plan};
 use crate::node::link::{Link, next_frame};
 use crate::node::replace::letters_of;
-use crate::node::wire::{FromEngine, ToEngine};
+use crate::node::wire::{FromEngine, LogPlace, ToEngine};
 use crate::node::{Node, job_failure};
 use std::io::BufReader;
 use std::process::ChildStdout;
@@ -121,7 +121,10 @@ impl Node {
         let start = ToEngine::Start {
             workers,
             hash_key: self.control.hash_key,
-            log_dir: self.config.data_dir.clone(),
+            log: match &self.config.kafka {
+                Some(kafka) => LogPlace::Kafka(kafka.config.clone()),
+                None => LogPlace::Embedded(self.config.data_dir.clone()),
+            },
             checkpoints: self.config.checkpoints_place(),
         };
         // The lock keeps submissions out until every job was told.

@@ -6,10 +6,19 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use tallyflow_connectors::checkpoint_store::CheckpointPlace;
+use tallyflow_connectors::log::kafka::KafkaConfig;
 use tallyflow_dataflows::claim::HashKey;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::update::EngineEvent;
+
+/// Where the log is that the engine reads.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum LogPlace {
+    /// The embedded one, in this directory.
+    Embedded(PathBuf),
+    Kafka(KafkaConfig),
+}
 
 /// From the node to the engine.
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,7 +27,7 @@ pub enum ToEngine {
     Start {
         workers: usize,
         hash_key: HashKey,
-        log_dir: PathBuf,
+        log: LogPlace,
         checkpoints: CheckpointPlace,
     },
     Command(Command),

@@ -50,7 +50,7 @@ fn records_come_with_offsets_keys_tombstones_and_times_and_the_reader_is_woken()
     let state = log.topic(&topic).unwrap().unwrap();
     assert_eq!(state.partitions.iter().map(|p| p.end.0).sum::<u64>(), 4);
     assert!(!state.compacted && state.incarnation != 0);
-    assert!(log.topics().unwrap().iter().any(|other| *other == state));
+    assert!(log.topics().unwrap().contains(&state));
 }
 
 #[test]

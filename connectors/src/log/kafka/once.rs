@@ -30,12 +30,15 @@ const KEYS_MAX: usize = 1_000_000;
 struct Entry {
     key: [u8; 16],
     digest: [u8; 16],
-    ranges: Vec<(u32, u64, u64)>,
+    ranges: Ranges,
 }
+
+/// By partition, the first offset and one past the last.
+type Ranges = Vec<(u32, u64, u64)>;
 
 #[derive(Default)]
 struct Known {
-    by_key: HashMap<[u8; 16], ([u8; 16], Vec<(u32, u64, u64)>)>,
+    by_key: HashMap<[u8; 16], ([u8; 16], Ranges)>,
     order: VecDeque<[u8; 16]>,
 }
 

@@ -69,6 +69,10 @@ impl Service {
                 ask = asks.try_recv().ok();
             }
             if news || looked.elapsed() > LOOK_EVERY {
+                if self.served.is_empty() && self.shared.away().is_some() {
+                    // Whoever wants to append is told so until somebody has heard of a broker.
+                    self.looker.names().ok();
+                }
                 self.look();
                 looked = Instant::now();
             }
