@@ -1,6 +1,7 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # What scripts/kafka and scripts/mongodb have in common; both read it, it is no program. It wants Linux (/proc),
-# bash, coreutils and util-linux (flock, setsid). Whoever reads it has set `name`, which opens each message.
+# bash, coreutils and util-linux (flock, setsid). Whoever reads it has set `name`, which opens each
+# message, and `here`, the directory of both.
 
 # What is fetched once, and which ports are given to whom.
 services="${XDG_CACHE_HOME:-$HOME/.cache}/tallyflow-services"
@@ -10,7 +11,6 @@ readonly PORT_MIN=20000 PORT_MAX=31999
 # How long one fetch may take, and how long a second one waits for the first.
 readonly FETCH_S=600
 
-# shellcheck disable=SC2154
 say() { printf '%s: %s\n' "$name" "$*" >&2; }
 
 # The work failed.
@@ -90,9 +90,11 @@ copy_jars() {
         done
         printf '</dependencies></project>\n'
     } >"$directory/pom.xml"
-    timeout --kill-after=10 "$FETCH_S" mvn --batch-mode --quiet -Dstyle.color=never --strict-checksums --file "$directory/pom.xml" \
+    timeout --kill-after=10 "$FETCH_S" mvn --batch-mode --quiet --strict-checksums --file "$directory/pom.xml" \
         org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
-        -DincludeScope=runtime -DoutputDirectory="$directory/lib" </dev/null
+        -DincludeScope=runtime -DoutputDirectory="$directory/lib" </dev/null 2>&1 |
+        # It colours even nothing at all.
+        sed 's/\x1b\[[0-9;]*m//g'
 }
 
 # listens PORT: whether somebody listens there.
@@ -138,6 +140,8 @@ start_server() {
         exec setsid "$@" </dev/null >>"$log" 2>&1
     ) &
     pid=$!
+    # Or the shell would tell of its end in words of its own.
+    disown "$pid"
     printf '%s\n' "$pid" >"$file"
     for _ in {1..500}; do
         if running "$file" "$argument" >/dev/null || ! kill -0 "$pid" 2>/dev/null; then return; fi
@@ -183,4 +187,23 @@ alive() { [[ -n $(tr -d '\0' 2>/dev/null <"/proc/$1/cmdline") ]]; }
 show_log() {
     say "the end of $1:"
     tail -n 30 "$1" >&2 || true
+}
+
+# down_below DIRECTORY: ends every server whose directory lies below, and removes them all: what tests that
+# were stopped in the middle have left.
+down_below() {
+    local file
+    while read -r file; do
+        "$here/$name" down --dir "$(dirname "$file")" || true
+    done < <(find "$1" -maxdepth 6 -type f \( -name cluster -o -name server \) 2>/dev/null)
+    rm -rf "$1"
+}
+
+# cargo_tests ARGUMENT...: `cargo test` of the workspace. That there is no such test is a failure, which cargo
+# would take for a success.
+cargo_tests() {
+    local listed
+    listed="$(cargo test --locked --workspace "$@" -- --list)"
+    [[ $listed == *": test"* ]] || fail "there is no test to run: cargo test --workspace $*"
+    cargo test --locked --workspace "$@" -- --nocapture
 }
