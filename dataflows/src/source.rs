@@ -97,6 +97,22 @@ pub trait Source: Send + Sync {
         from: Offset,
         waker: Waker,
     ) -> Result<Box<dyn PartitionSource>, SourceError>;
+
+    /// As [`Source::open`], of the topic of that incarnation only: of another one of its name the error, now or
+    /// at the first poll, is [`SourceError::Recreated`].
+    fn open_same(
+        &self,
+        topic: &str,
+        incarnation: u64,
+        partition: PartitionId,
+        from: Offset,
+        waker: Waker,
+    ) -> Result<Box<dyn PartitionSource>, SourceError> {
+        match self.topic(topic)? {
+            Some(state) if state.incarnation != incarnation => Err(SourceError::Recreated { topic: topic.to_owned() }),
+            _ => self.open(topic, partition, from, waker),
+        }
+    }
 }
 
 /// A reader of one partition, used by one thread at a time.

@@ -336,7 +336,7 @@ impl Bench {
             let topic = source.topic(&input.topic).expect("the source answers").expect("the topic was made");
             let start = |p| Start { partition: PartitionId(p as u32), from: Offset(0), until: None };
             let (topic, partitions) = (topic.name, (0..topic.partitions.len()).map(start).collect());
-            InstallInput { topic, partitions, from_ms: None, until_ms: None }
+            InstallInput { topic, incarnation: None, partitions, from_ms: None, until_ms: None }
         });
         let install = Install {
             keep: Some(Place { folder: "job-1".into(), form: "a form".into() }),

@@ -67,6 +67,7 @@ impl Node {
         let partitions: Vec<Start> = (0..PARTITIONS).map(start).collect();
         let input = |topic: &String| InstallInput {
             topic: topic.clone(),
+            incarnation: None,
             partitions: partitions.clone(),
             from_ms: None,
             until_ms: None,

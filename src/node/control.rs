@@ -113,7 +113,7 @@ impl Control {
         let bounds = topic.partitions.first().map(|partition| (partition.start, partition.end));
         let bounds = bounds.context("the control topic has no partition")?;
         let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
-        let mut reader = RangeReader::open(log.as_ref(), &topic_name, PartitionId(0), bounds)?;
+        let mut reader = RangeReader::open(log.as_ref(), (&topic_name, None), PartitionId(0), bounds)?;
         let mut note = |record: RecordRef<'_>| {
             let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
             match record.value {

@@ -379,6 +379,7 @@ impl Node {
         };
         Ok(InstallInput {
             topic: input.topic.clone(),
+            incarnation: Some(topic.incarnation),
             partitions,
             from_ms: future(Some(&input.from)),
             until_ms: future(input.until.as_ref()),

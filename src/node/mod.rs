@@ -16,6 +16,7 @@ mod history;
 pub mod job;
 mod lifecycle;
 mod link;
+mod partitions;
 pub mod polls;
 mod recount;
 mod replace;
@@ -315,6 +316,7 @@ impl Node {
         node.look_after_polls()?;
         node.take_checkpoints()?;
         node.watch_generation()?;
+        node.watch_partitions()?;
         node.recount_periodically()?;
         Ok(node)
     }

@@ -126,7 +126,6 @@ impl Node {
     /// while their job is computed, so it can't be computed beside itself.) `changing` is held. What it is to
     /// be is durable before anything is done about it.
     pub(super) fn read_anew(&self, job: &Arc<Job>, form: Option<JobSpec>) -> anyhow::Result<()> {
-        let target = self.ends(job)?;
         let before = job.plan();
         let engine_id = self.next_engine_id();
         let (graph, mut inputs) = (before.graph.clone(), before.inputs.clone());
@@ -137,6 +136,14 @@ impl Node {
                 Plan { engine_id, spec, form: before.form + 1, inputs, graph }
             }
         };
+        self.go_on_as(job, plan)
+    }
+
+    /// Likewise as a plan that is given: with partitions that have come, or in another form. `changing` is held.
+    pub(super) fn go_on_as(&self, job: &Arc<Job>, plan: Plan) -> anyhow::Result<()> {
+        let before = job.plan();
+        let engine_id = plan.engine_id;
+        let target = self.ends_of_inputs(&plan.inputs)?;
         self.note_job(job, &plan, None, self.wanted(job), None)?;
         if plan.form != before.form {
             self.dead_letters_store().clear(job.name())?;
@@ -179,7 +186,7 @@ impl Node {
         Ok(())
     }
 
-    fn next_engine_id(&self) -> JobId {
+    pub(super) fn next_engine_id(&self) -> JobId {
         JobId(ENGINE_IDS + self.engine_ids.fetch_add(1, Ordering::AcqRel))
     }
 

@@ -74,6 +74,7 @@ impl TestHost {
         let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
         let resolved = |input: &InputSpec| InstallInput {
             topic: input.topic.clone(),
+            incarnation: None,
             partitions: vec![start],
             from_ms: None,
             until_ms: None,
@@ -116,7 +117,13 @@ pub fn job(name: &str) -> Arc<Job> {
         voids: Voids::default(),
     };
     let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
-    let inputs = vec![InstallInput { topic: "posts".into(), partitions: vec![start], from_ms: None, until_ms: None }];
+    let inputs = vec![InstallInput {
+        topic: "posts".into(),
+        incarnation: None,
+        partitions: vec![start],
+        from_ms: None,
+        until_ms: None,
+    }];
     Arc::new(Job::new(JobId(1), spec, inputs, 0, (Graph::default(), 0), 1))
 }
 

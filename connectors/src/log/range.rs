@@ -29,10 +29,11 @@ struct Arrived {
 }
 
 impl RangeReader {
-    /// Reads from `from` to `until`, which the partition has reached by now. Errors as for [`Source::open`].
+    /// Reads from `from` to `until`, which the partition has reached by now; where an incarnation is named, of
+    /// that one of the topic only. Errors as for [`Source::open`].
     pub fn open<S: Source + ?Sized>(
         log: &S,
-        topic: &str,
+        (topic, incarnation): (&str, Option<u64>),
         partition: PartitionId,
         (from, until): (Offset, Offset),
     ) -> Result<RangeReader, SourceError> {
@@ -42,7 +43,10 @@ impl RangeReader {
             *theirs.is.lock().unwrap_or_else(PoisonError::into_inner) = true;
             theirs.signal.notify_all();
         });
-        let source = log.open(topic, partition, from, waker)?;
+        let source = match incarnation {
+            Some(incarnation) => log.open_same(topic, incarnation, partition, from, waker)?,
+            None => log.open(topic, partition, from, waker)?,
+        };
         let newest = Instant::now();
         Ok(RangeReader { topic: topic.to_owned(), partition, source, arrived, next: from, until, newest })
     }

@@ -12,7 +12,7 @@ use crate::jobs::polls::book::Book;
 use crate::operators::extremes::Detail;
 use crate::operators::messages::Version;
 use crate::operators::tally::Sums;
-use crate::source::{Budget, PartitionSource, Source, Waker};
+use crate::source::{Budget, PartitionSource, Source, SourceError, Waker};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -49,6 +49,7 @@ pub struct Partition {
     pub input: usize,
     pub id: PartitionId,
     pub topic: String,
+    pub incarnation: Option<u64>,
     reader: Option<Box<dyn PartitionSource>>,
     next: Offset,
     until: Option<Offset>,
@@ -76,11 +77,13 @@ impl Ingest {
             inputs.push(Input::new(job, install, number)?);
             for start in input.partitions.iter().filter(|p| p.partition.0 as usize % peers == index) {
                 let from = from.get(&(number, start.partition)).copied().unwrap_or(start.from);
-                let reader = source.open(&input.topic, start.partition, from, waker.clone())?;
+                let place = (input.topic.as_str(), input.incarnation, start.partition);
+                let reader = open(source, place, from, waker.clone())?;
                 partitions.push(Partition {
                     input: number,
                     id: start.partition,
                     topic: input.topic.clone(),
+                    incarnation: input.incarnation,
                     reader: Some(reader),
                     next: from,
                     until: start.until,
@@ -195,6 +198,19 @@ impl Ingest {
             input.flush(output);
         }
         output.facts.extend(self.newest.drain().map(Fact::Newest));
+    }
+}
+
+/// Opens a partition of a topic, of its incarnation where that is known.
+pub fn open(
+    source: &dyn Source,
+    (topic, incarnation, partition): (&str, Option<u64>, PartitionId),
+    from: Offset,
+    waker: Waker,
+) -> Result<Box<dyn PartitionSource>, SourceError> {
+    match incarnation {
+        Some(incarnation) => source.open_same(topic, incarnation, partition, from, waker),
+        None => source.open(topic, partition, from, waker),
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Install {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstallInput {
     pub topic: String,
+    /// Which topic of that name it is; `None`: whichever there is.
+    #[serde(default)]
+    pub incarnation: Option<u64>,
     /// Every partition of the topic.
     pub partitions: Vec<Start>,
     /// Records with an earlier log timestamp are passed over.

@@ -6,7 +6,7 @@
 
 use crate::claim::Position;
 use crate::engine::facts::{Fact, NewestRing};
-use crate::engine::ingest::{BUDGET_BESIDE, Output, Partition};
+use crate::engine::ingest::{BUDGET_BESIDE, Output, Partition, open};
 use crate::engine::input::{Input, Reading};
 use crate::engine::trouble::Trouble;
 use crate::ids::Offset;
@@ -141,7 +141,8 @@ impl Refilling {
 impl Part {
     /// Opens its reader at `next`, or where the log begins now if nothing counts from what is gone.
     fn open(&mut self, partition: &Partition, source: &dyn Source) -> Result<(), SourceError> {
-        let open = |from| source.open(&partition.topic, partition.id, from, self.waker.clone());
+        let place = (partition.topic.as_str(), partition.incarnation, partition.id);
+        let open = |from| open(source, place, from, self.waker.clone());
         self.reader = Some(match open(self.next) {
             Err(error) => {
                 let Some(kept) = self.after_loss(&error) else { return Err(error) };

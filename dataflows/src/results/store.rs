@@ -148,6 +148,16 @@ impl JobResults {
         }
     }
 
+    /// Has a place for every partition of the inputs, of which more may have come.
+    pub fn grow(&mut self, inputs: &[InstallInput]) {
+        for ((input, (_, starts)), places) in inputs.iter().zip(&mut self.shape.inputs).zip(&mut self.inputs) {
+            for start in input.partitions.iter().skip(starts.len()) {
+                starts.push(start.from);
+                places.push((start.from, start.from));
+            }
+        }
+    }
+
     /// Goes on to the update's epoch.
     pub fn apply(&mut self, update: EpochUpdate) {
         debug_assert!(update.epoch > self.epoch);

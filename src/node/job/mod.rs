@@ -236,6 +236,7 @@ impl Job {
     pub fn catch_up_by(&self, plan: Plan, at_least: Vec<Vec<Offset>>) {
         {
             let mut inner = self.lock();
+            inner.results.grow(&plan.inputs);
             inner.plan = Arc::new(plan);
             inner.error = None;
             inner.beside_error = None;

@@ -12,7 +12,13 @@ fn job() -> Job {
     let around = Surroundings { formats: &BuiltinFormats, partitions: &|_| Some(1), topics: vec!["votes".to_owned()] };
     let spec = JobFile::parse_toml(FILE, &around).unwrap();
     let start = Start { partition: PartitionId(0), from: Offset(0), until: None };
-    let input = InstallInput { topic: "votes".to_owned(), partitions: vec![start], from_ms: None, until_ms: None };
+    let input = InstallInput {
+        topic: "votes".to_owned(),
+        incarnation: None,
+        partitions: vec![start],
+        from_ms: None,
+        until_ms: None,
+    };
     Job::new(JobId(1), spec, vec![input], 0, (Graph::default(), 0), 1)
 }
 

@@ -129,8 +129,8 @@ impl<'a> Records<'a> {
         }
         let input = &self.plan.inputs[number];
         let bounds = (from, next);
-        let mut source =
-            RangeReader::open(self.node.log.as_ref(), &input.topic, partition, bounds).map_err(unreadable)?;
+        let topic = (input.topic.as_str(), input.incarnation);
+        let mut source = RangeReader::open(self.node.log.as_ref(), topic, partition, bounds).map_err(unreadable)?;
         loop {
             self.go_on()?;
             let begun = Instant::now();

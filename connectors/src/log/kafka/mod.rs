@@ -101,12 +101,36 @@ impl Source for KafkaSource {
         from: Offset,
         waker: Waker,
     ) -> Result<Box<dyn PartitionSource>, SourceError> {
+        self.read(topic, None, partition, from, waker)
+    }
+
+    fn open_same(
+        &self,
+        topic: &str,
+        incarnation: u64,
+        partition: PartitionId,
+        from: Offset,
+        waker: Waker,
+    ) -> Result<Box<dyn PartitionSource>, SourceError> {
+        self.read(topic, Some(incarnation), partition, from, waker)
+    }
+}
+
+impl KafkaSource {
+    fn read(
+        &self,
+        topic: &str,
+        incarnation: Option<u64>,
+        partition: PartitionId,
+        from: Offset,
+        waker: Waker,
+    ) -> Result<Box<dyn PartitionSource>, SourceError> {
         let unknown = || SourceError::UnknownTopic { topic: topic.to_owned() };
         let place = Arc::new(Place {
             topic: topic.to_owned(),
             name: CString::new(topic).map_err(|_| unknown())?,
             partition,
-            incarnation: None,
+            incarnation,
             next: AtomicU64::new(from.0),
             end: AtomicU64::new(from.0),
             error: Mutex::default(),
@@ -175,6 +199,17 @@ impl Source for KafkaLog {
         waker: Waker,
     ) -> Result<Box<dyn PartitionSource>, SourceError> {
         self.source.open(topic, partition, from, waker)
+    }
+
+    fn open_same(
+        &self,
+        topic: &str,
+        incarnation: u64,
+        partition: PartitionId,
+        from: Offset,
+        waker: Waker,
+    ) -> Result<Box<dyn PartitionSource>, SourceError> {
+        self.source.open_same(topic, incarnation, partition, from, waker)
     }
 }
 
@@ -263,7 +298,7 @@ impl Log for KafkaLog {
             let (topic, start) = (topic.to_owned(), bounds.start);
             return Err(SourceError::Gone { topic, partition, wanted: from, start });
         }
-        let mut reader = RangeReader::open(self, topic, partition, (from, bounds.end.max(from)))?;
+        let mut reader = RangeReader::open(self, (topic, None), partition, (from, bounds.end.max(from)))?;
         let mut records: Vec<OwnedRecord> = Vec::new();
         let mut bytes = 0;
         while records.len() < limit && bytes < RANGE_BYTES_MAX {

@@ -124,7 +124,7 @@ impl Once {
         let state = self.looker.states(&[&self.topic]).map_err(|error| away(&error))?;
         let end = state.first().and_then(|state| state.partitions.first()).map_or(from, |partition| partition.end);
         let source: &dyn Source = log;
-        let mut reader = RangeReader::open(source, &self.topic, PartitionId(0), (from, end.max(from)));
+        let mut reader = RangeReader::open(source, (&self.topic, None), PartitionId(0), (from, end.max(from)));
         let budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: Offset(u64::MAX) };
         let mut note = |record: RecordRef<'_>| {
             if let Some(entry) = record.value.and_then(|value| serde_json::from_slice(value).ok()) {
