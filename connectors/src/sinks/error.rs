@@ -15,6 +15,21 @@ pub enum SinkError {
         "{path} is written by another server over a copy of this data directory (generation {theirs}, this is {own}); stop one of the two"
     )]
     Superseded { path: String, theirs: u64, own: u64 },
+    /// Another server was told to take over, or writes later epochs there.
+    #[error("{path} was taken over by another server; stop one of the two, or give one another place")]
+    TakenOver { path: String },
+    /// What was written and confirmed is not there any more.
+    #[error(
+        "{path} has lost what it had confirmed: epoch {written} was written, {}; all is written again",
+        .found.map_or_else(|| "none is there".to_owned(), |found| format!("{found} is there"))
+    )]
+    LostWrites { path: String, written: Epoch, found: Option<Epoch> },
+    /// It is not as the job file says, or the job file is wrong.
+    #[error("{path} can't be used: {what}")]
+    Unusable { path: String, what: String },
+    /// The store does not take a subject; it has taken the others.
+    #[error("{path} refuses subject {subject:?}: {what}{}", and_others(*.others))]
+    Refused { path: String, subject: String, what: String, others: usize },
     /// The server may not write any more.
     #[error("{0}")]
     Fenced(String),
@@ -44,6 +59,15 @@ pub enum SinkError {
 impl SinkError {
     /// Whether the same call may work later.
     pub fn retryable(&self) -> bool {
-        matches!(self, SinkError::Locked { .. } | SinkError::Full { .. } | SinkError::Io { .. })
+        use SinkError::{Full, Io, Locked, LostWrites};
+        matches!(self, Locked { .. } | Full { .. } | Io { .. } | LostWrites { .. })
+    }
+}
+
+fn and_others(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => " (and another one)".to_owned(),
+        others => format!(" (and {others} others)"),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! a follower of the job's results (a thread) --- open, take, take, ... ---> sqlite: tables in a file
+//!                                                                       '-> mongodb: a document per subject
 //! ```
 //!
 //! A sink takes epochs one after another, each as a whole, with the offsets that it stands for. What it
@@ -10,7 +11,10 @@
 
 mod epoch;
 mod error;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 pub mod sqlite;
+mod uri;
 
 pub use epoch::{Ending, Grain, SinkEpoch, SinkLine, SinkPoll, Writer};
 pub use error::SinkError;
@@ -51,13 +55,21 @@ pub struct Opening {
 }
 
 /// Opens a sink. Blocks, as [`Sink::take`] does.
-pub fn open(spec: &SinkSpec, opening: &Opening, _ending: &Ending) -> Result<Box<dyn Sink>, SinkError> {
+pub fn open(spec: &SinkSpec, opening: &Opening, ending: &Ending) -> Result<Box<dyn Sink>, SinkError> {
     let Opening { job, aggregates, data_dir, writer, take_over_ms } = opening;
     match spec {
         SinkSpec::Sqlite { path, history_step, history_keep, .. } => {
             let path = data_dir.join(path);
             let sink = sqlite::SqliteSink::open(&path, job, aggregates.clone(), *history_step, *history_keep)?;
             Ok(Box::new(sink.written_by(writer.clone()).taking_over(*take_over_ms)))
+        }
+        #[cfg(feature = "mongodb")]
+        SinkSpec::Mongodb(mongodb) => Ok(Box::new(mongodb::MongodbSink::open(mongodb, opening, ending)?)),
+        #[cfg(not(feature = "mongodb"))]
+        SinkSpec::Mongodb(_) => {
+            let _ = ending;
+            let what = "this program is built without MongoDB; build it with --features mongodb".to_owned();
+            Err(SinkError::Unusable { path: place(spec, data_dir), what })
         }
     }
 }
@@ -66,5 +78,6 @@ pub fn open(spec: &SinkSpec, opening: &Opening, _ending: &Ending) -> Result<Box<
 pub fn place(spec: &SinkSpec, data_dir: &Path) -> String {
     match spec {
         SinkSpec::Sqlite { path, .. } => data_dir.join(path).display().to_string(),
+        SinkSpec::Mongodb(to) => uri::shown(&to.uri, &format!("{}.{}", to.database, to.collection)),
     }
 }

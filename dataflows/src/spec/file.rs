@@ -10,7 +10,6 @@ use crate::decode::{FormatInfo, Formats};
 use crate::ids::{Offset, PartitionId};
 use crate::time::parse_time_text;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// The longest job file, in bytes.
 pub const JOB_FILE_BYTES_MAX: usize = 256 * 1024;

@@ -25,7 +25,7 @@ pub mod written;
 pub use fault::Fault;
 pub use file::{JOB_FILE_BYTES_MAX, JobFile, Surroundings, VOTE};
 pub use section::parse_duration;
-pub use sink::SinkSpec;
+pub use sink::{MongodbShape, MongodbSpec, SinkSpec, Uri};
 
 use crate::decode::Formats;
 use crate::ids::{Offset, PartitionId};
