@@ -28,7 +28,7 @@ fn address(text: &str) -> String {
     let hosts = rest.split(['/', '?']).next().unwrap_or_default();
     let host = |host: &str| match host.rsplit_once(':') {
         // What is no port may be a password whose host is missing.
-        Some((_, port)) if !host.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit()) => HIDDEN.to_owned(),
+        Some((_, port)) if !is_port(port) => HIDDEN.to_owned(),
         _ => host.to_owned(),
     };
     let hosts: Vec<String> = hosts.split(',').map(host).collect();
@@ -37,6 +37,11 @@ fn address(text: &str) -> String {
         None => format!("{user}@"),
     });
     format!("{scheme}://{}{}", user.unwrap_or_default(), hosts.join(","))
+}
+
+/// Whether what follows a colon is a port, or the end of an IPv6 address.
+fn is_port(text: &str) -> bool {
+    text.ends_with(']') || text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Finds the connection string. An error says what is missing where, and nothing of what is there.
@@ -69,7 +74,15 @@ pub fn find(uri: &Uri, data_dir: &Path) -> Result<String, String> {
 pub fn secrets(text: &str) -> Vec<String> {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let mut secrets = vec![text.to_owned(), rest.to_owned()];
-    if let Some((user, _)) = rest.rsplit_once('@') {
+    let (user, hosts) = match rest.rsplit_once('@') {
+        Some((user, hosts)) => (Some(user), hosts),
+        None => (None, rest),
+    };
+    // See `address`.
+    let hosts = hosts.split(['/', '?']).next().unwrap_or_default();
+    let ports = hosts.split(',').filter_map(|host| Some(host.rsplit_once(':')?.1));
+    secrets.extend(ports.filter(|port| !is_port(port)).map(str::to_owned));
+    if let Some(user) = user {
         secrets.push(user.to_owned());
         if let Some((_, password)) = user.split_once(':') {
             secrets.push(password.to_owned());

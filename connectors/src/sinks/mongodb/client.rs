@@ -131,7 +131,7 @@ impl Calls {
     }
 
     fn error(&self, what: &str, error: &Error) -> SinkError {
-        let text = self.clean(&error.to_string());
+        let text = self.clean(&error.kind.to_string());
         let remedy = match &*error.kind {
             ErrorKind::Authentication { .. } => "see that its uri has the right user and password",
             ErrorKind::Command(command) if NOT_ALLOWED.contains(&command.code) => {
