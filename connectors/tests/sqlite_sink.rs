@@ -41,6 +41,7 @@ fn epoch(number: u64, at_ms: i64, total: i64, lines: Vec<SinkLine>) -> SinkEpoch
         reset: false,
         totals: vec![("s".into(), Some(Decimal::from_int(total)))],
         lines,
+        ..SinkEpoch::default()
     }
 }
 
@@ -308,4 +309,28 @@ fn a_later_start_of_the_server_takes_the_file_over_and_an_earlier_one_is_refused
     // Of another server nothing is known but its epochs.
     let refused = start("b", 1, "four").write(&first_write(3, vec![]));
     assert!(matches!(refused, Err(SinkError::NewerEpoch { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_job_started_anew_takes_a_file_over_when_told_to_and_no_earlier_submission_takes_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("results.db");
+    let start = |server: &str, generation, take_over_ms| {
+        let writer = Writer { server: server.into(), generation, run: format!("{server}{generation}") };
+        sink(&path, "moods").written_by(writer).taking_over(take_over_ms)
+    };
+    let first_write = |number, lines| SinkEpoch { reset: true, ..epoch(number, 0, 3, lines) };
+    let reader = Connection::open(&path).unwrap();
+    start("a", 1, Some(1_000)).write(&first_write(500, vec![line("s", "happy", &["1"])])).unwrap();
+    let refused = start("b", 1, None).write(&first_write(3, vec![])).unwrap_err();
+    assert!(matches!(refused, SinkError::NewerEpoch { .. }), "{refused}");
+    assert!(refused.to_string().contains("--take-over"), "{refused}");
+    let mut told = start("b", 1, Some(2_000));
+    told.write(&first_write(3, vec![line("s", "sad", &["2"])])).unwrap();
+    told.write(&epoch(4, 0, 3, vec![line("s", "sad", &["3"])])).unwrap();
+    assert_eq!(rows(&reader, TALLIES), ["moods|s|sad|3|1|4"]);
+    // One that another has taken over from stays out, however often it is started again.
+    start("b", 1, Some(2_000)).write(&epoch(900, 0, 3, vec![line("s", "sad", &["4"])])).unwrap();
+    let refused = start("a", 2, Some(1_000)).write(&first_write(501, vec![])).unwrap_err();
+    assert!(matches!(refused, SinkError::NewerEpoch { .. }), "{refused}");
 }

@@ -33,7 +33,7 @@ pub fn measure(dir: &Path, voters: u64, workers: usize) -> anyhow::Result<[f64; 
 
 fn change(node: &Arc<Node>, voters: u64, workers: usize) -> anyhow::Result<[f64; 2]> {
     node.log().create_topic("records", PARTITIONS as u32, TopicConfig::default())?;
-    let job = node.submit(&JobText::Toml(JOB.to_owned()))?;
+    let job = node.submit(&JobText::Toml(JOB.to_owned()), false)?;
     for from in (0..voters).step_by(AT_ONCE as usize) {
         append(node, voters, from..(from + AT_ONCE).min(voters))?;
     }

@@ -241,6 +241,9 @@ pub struct SubmitArgs {
     /// In the place of the job of that name: its readers keep its numbers until the new ones are there
     #[arg(long)]
     pub replace: bool,
+    /// Its sinks write over what another server left there, whatever its epochs
+    #[arg(long)]
+    pub take_over: bool,
     #[arg(long, default_value = "table")]
     pub format: Format,
     #[command(flatten)]

@@ -94,7 +94,7 @@ fn prepare(node: &Node) -> anyhow::Result<()> {
         create_topic(node, topic).with_context(|| format!("topic {topic:?} can't be created"))?;
     }
     for (name, text) in JOBS {
-        match node.submit(&JobText::Toml(text.to_owned())) {
+        match node.submit(&JobText::Toml(text.to_owned()), false) {
             Ok(_) | Err(SubmitError::Taken(_)) => {}
             Err(SubmitError::Faults(faults)) => {
                 let first = faults.first().map(ToString::to_string).unwrap_or_default();

@@ -32,6 +32,9 @@ pub async fn submit(client: &Client, args: &SubmitArgs) -> anyhow::Result<Outcom
     if args.replace {
         request = request.query(&[("replace", "true")]);
     }
+    if args.take_over {
+        request = request.query(&[("take_over", "true")]);
+    }
     let sent = async { Ok(client.send(request).await?) }.await;
     let answer = sent.map_err(|error| with_faults(error, "the job was not started", &name))?;
     let is_new = answer.status() == StatusCode::CREATED;

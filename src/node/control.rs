@@ -45,6 +45,9 @@ pub struct JobRecord {
     /// Whether it was cancelled with a checkpoint, from which it can go on.
     #[serde(default)]
     pub keeps_state: bool,
+    /// When it was last submitted to take over its sinks, in ms since 1970.
+    #[serde(default)]
+    pub take_over_ms: Option<i64>,
 }
 
 /// What its owner wants of a job.

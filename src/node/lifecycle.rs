@@ -35,15 +35,15 @@ impl Node {
     }
 
     /// Checks a job file and starts the job. Blocks for a durable write; once it has answered, the job
-    /// runs again after any restart.
-    pub fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
+    /// runs again after any restart. With `take_over` its sinks write over what another server left there.
+    pub fn submit(&self, text: &JobText, take_over: bool) -> Result<Arc<Job>, SubmitError> {
         let spec = self.validate(text)?;
         let _one_at_a_time = lock(&self.changing);
-        self.begin(spec)
+        self.begin(spec, take_over)
     }
 
     /// Starts a job whose file was checked; `changing` is held.
-    pub(super) fn begin(&self, spec: JobSpec) -> Result<Arc<Job>, SubmitError> {
+    pub(super) fn begin(&self, spec: JobSpec, take_over: bool) -> Result<Arc<Job>, SubmitError> {
         let before = self.job(&spec.name).ok();
         if before.as_ref().is_some_and(|job| job.state() != JobState::Cancelled) {
             return Err(SubmitError::Taken(spec.name));
@@ -52,9 +52,10 @@ impl Node {
         let inputs = spec.inputs.iter().map(|input| self.resolve(input)).collect::<Result<Vec<_>, _>>();
         let inputs = inputs.map_err(|e| failed(&e))?;
         let id = self.jobs().iter().map(|job| job.id.0).max();
+        let now_ms = jiff::Timestamp::now().as_millisecond();
         let record = JobRecord {
             id: id.unwrap_or(0) + 1,
-            submitted_ms: jiff::Timestamp::now().as_millisecond(),
+            submitted_ms: now_ms,
             spec,
             inputs,
             wanted: Wanted::Running,
@@ -62,6 +63,7 @@ impl Node {
             form: 0,
             replacing: None,
             keeps_state: false,
+            take_over_ms: take_over.then_some(now_ms),
         };
         let name = record.spec.name.clone();
         self.dead_letters_store().clear(&name).map_err(|e| failed(&e))?;
@@ -261,6 +263,7 @@ impl Node {
             (graph, record.form),
             workers,
         );
+        job.take_over(record.take_over_ms);
         let job = Arc::new(job);
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = jobs.by_name.insert(record.spec.name.clone(), job.clone()) {
@@ -327,6 +330,7 @@ impl Node {
             form: plan.form,
             replacing: beside.map(|plan| (plan.spec.clone(), plan.inputs.clone())),
             keeps_state: job.keeps_state(),
+            take_over_ms: job.take_over_ms(),
         };
         Ok(self.control.put_job(&record)?)
     }

@@ -229,7 +229,7 @@ pub struct Node {
     /// comes before `dead_letters` and `polls`, and they before what is inside a job. Never taken by the
     /// supervisor: a pause holds it while it waits for what the supervisor is told.
     changing: Mutex<()>,
-    polls: Mutex<Polls>,
+    polls: Arc<Mutex<Polls>>,
     /// Whenever something has become of a poll.
     polls_news: Condvar,
     /// One change of a poll at a time; never taken while `changing` is waited for.
@@ -291,7 +291,7 @@ impl Node {
             ended: watch::channel(false).0,
             started: Instant::now(),
             changing: Mutex::default(),
-            polls: Mutex::default(),
+            polls: Arc::default(),
             polls_news: Condvar::new(),
             changing_polls: Mutex::default(),
             _lock: lock,

@@ -49,15 +49,20 @@ pub enum Submitted {
 impl Node {
     /// Submits a job in the place of the one of its name, or anew if there is none. Blocks for a durable
     /// write; `JobStatus::replacing` tells how far the new form has come.
-    pub fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError> {
+    ///
+    /// With `take_over` its sinks write over what another server left there.
+    pub fn replace(&self, text: &JobText, take_over: bool) -> Result<Submitted, SubmitError> {
         let mut spec = self.validate(text)?;
         let _one_at_a_time = lock(&self.changing);
         let job = match self.job(&spec.name) {
             Ok(job) if job.state() != JobState::Cancelled => job,
-            _ => return self.begin(spec).map(Submitted::Anew),
+            _ => return self.begin(spec, take_over).map(Submitted::Anew),
         };
         let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
         can_be_replaced(&job).map_err(|e| SubmitError::InTheWay(e.to_string()))?;
+        if take_over {
+            job.take_over(Some(jiff::Timestamp::now().as_millisecond()));
+        }
         let plan = job.plan();
         // They are the operator's, not the file's.
         spec.voids = plan.spec.voids.clone();

@@ -16,11 +16,12 @@ use tallyflow_dataflows::spec::voids::Voided;
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
 pub trait Host: Send + Sync + 'static {
-    /// Checks a job file and starts the job. Blocks for a durable write.
-    fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError>;
+    /// Checks a job file and starts the job; with `take_over` its sinks write over what another server left.
+    /// Blocks for a durable write.
+    fn submit(&self, text: &JobText, take_over: bool) -> Result<Arc<Job>, SubmitError>;
     /// Checks a job file and puts the job in the place of the one of its name, or starts it if there is
     /// none. Blocks for a durable write; the job's status tells how far that has come.
-    fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError>;
+    fn replace(&self, text: &JobText, take_over: bool) -> Result<Submitted, SubmitError>;
     /// Only checks a job file. Blocks.
     fn validate(&self, text: &JobText) -> Result<(), SubmitError>;
     /// All jobs by name.
@@ -94,11 +95,11 @@ impl Host for Node {
     fn voids(&self, name: &str) -> Result<Vec<VoidView>, JobError> {
         self.voids(name)
     }
-    fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
-        self.submit(text)
+    fn submit(&self, text: &JobText, take_over: bool) -> Result<Arc<Job>, SubmitError> {
+        self.submit(text, take_over)
     }
-    fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError> {
-        self.replace(text)
+    fn replace(&self, text: &JobText, take_over: bool) -> Result<Submitted, SubmitError> {
+        self.replace(text, take_over)
     }
     fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
         self.validate(text).map(drop)

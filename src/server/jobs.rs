@@ -66,7 +66,8 @@ async fn job_text(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Jo
 /// in one change; `replacing` in the job's status tells how far that has come.
 #[utoipa::path(
     post, path = "/api/jobs", tag = "jobs",
-    params(("replace" = Option<bool>, Query, description = "true: in the place of the job of that name, if there is one")),
+    params(("replace" = Option<bool>, Query, description = "true: in the place of the job of that name, if there is one"),
+        ("take_over" = Option<bool>, Query, description = "true: its sinks write over what another server left there, whatever its epochs")),
     request_body(content(
         (String = "application/toml"),
         (serde_json::Value = "application/json"),
@@ -93,10 +94,14 @@ async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let replace = query.word("replace", &[("true", true), ("false", false)])?.unwrap_or_default();
+    let take_over = query.word("take_over", &[("true", true), ("false", false)])?.unwrap_or_default();
     query.end()?;
     let text = job_text(&shared, &headers, body).await?;
     let host = shared.host.clone();
-    let submit = move || if replace { host.replace(&text) } else { host.submit(&text).map(Submitted::Anew) };
+    let submit = move || match replace {
+        true => host.replace(&text, take_over),
+        false => host.submit(&text, take_over).map(Submitted::Anew),
+    };
     match blocking(submit).await? {
         Submitted::Anew(job) => located(StatusCode::CREATED, &job),
         Submitted::Replacing(job) => located(StatusCode::OK, &job),

@@ -182,7 +182,7 @@ impl Feed {
 }
 
 impl Host for TestHost {
-    fn submit(&self, text: &JobText) -> Result<Arc<Job>, SubmitError> {
+    fn submit(&self, text: &JobText, _: bool) -> Result<Arc<Job>, SubmitError> {
         match text {
             JobText::Toml(text) if text == "taken" => Err(SubmitError::Taken("taken".into())),
             JobText::Toml(text) if text == "good" => Ok(self.add("good")),
@@ -192,15 +192,15 @@ impl Host for TestHost {
             }
         }
     }
-    fn replace(&self, text: &JobText) -> Result<Submitted, SubmitError> {
+    fn replace(&self, text: &JobText, take_over: bool) -> Result<Submitted, SubmitError> {
         match text {
             JobText::Toml(text) if text == "taken" => Err(SubmitError::InTheWay("it is paused: resume it".into())),
             JobText::Toml(text) if self.job(text).is_ok() => Ok(Submitted::Replacing(self.job(text).unwrap())),
-            text => self.submit(text).map(Submitted::Anew),
+            text => self.submit(text, take_over).map(Submitted::Anew),
         }
     }
     fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
-        self.submit(text).map(drop)
+        self.submit(text, false).map(drop)
     }
     fn jobs(&self) -> Vec<Arc<Job>> {
         self.jobs.lock().unwrap().values().cloned().collect()

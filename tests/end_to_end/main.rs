@@ -11,6 +11,8 @@ mod engine;
 mod faults;
 mod history;
 mod lifecycle;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 mod node;
 mod polls;
 mod power_cut;

@@ -1,99 +1,83 @@
 //! Sinks: where whole closed epochs are written.
 //!
-//! A sink takes epochs one after another, each as a whole: either all of it is there afterwards, with
-//! the offsets that it stands for, or nothing. What it takes are absolute values, so that an epoch
-//! may be repeated; an older one than it holds is refused.
+//! ```text
+//! a follower of the job's results (a thread) --- open, take, take, ... ---> sqlite: tables in a file
+//!                                                                       '-> mongodb: a document per subject
+//! ```
+//!
+//! A sink takes epochs one after another, each as a whole, with the offsets that it stands for. What it
+//! takes are absolute values, so that an epoch may be repeated; an older one than it holds is refused,
+//! unless the job was told to take over ([`Opening::take_over_ms`]).
 
+mod epoch;
+mod error;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 pub mod sqlite;
+mod uri;
 
-use tallyflow_dataflows::ids::Epoch;
-use tallyflow_dataflows::number::Decimal;
+pub use epoch::{Ending, Grain, SinkEpoch, SinkLine, SinkPoll, Writer};
+pub use error::SinkError;
 
-/// What a sink is given of a closed epoch of its job: the lines that changed since the one before it
-/// was given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SinkEpoch {
-    /// The epoch. Rises from write to write.
-    pub epoch: Epoch,
-    /// When it was closed, in milliseconds since 1970-01-01T00:00:00Z.
-    pub at_ms: i64,
-    /// The offsets it stands for: a JSON object of topics, each an array by partition.
-    pub offsets_json: String,
-    /// The digest over all lines of the job.
-    pub digest: String,
-    /// The job's accounting, as a JSON object.
-    pub accounting_json: String,
-    /// The first write of a run: `lines` and `totals` are all there are, and replace what the job had.
-    pub reset: bool,
-    /// The subjects whose total changed. `None`: the subject has no total, or is gone.
-    pub totals: Vec<(String, Option<Decimal>)>,
-    /// The lines that changed, each once.
-    pub lines: Vec<SinkLine>,
+use std::path::{Path, PathBuf};
+use tallyflow_dataflows::spec::SinkSpec;
+
+/// A job's place in a sink.
+///
+/// A follower opens it, gives it the first epoch with `reset` and then what changed, in rising epochs. After
+/// an error it drops it and begins anew, sooner or later by [`SinkError::retryable`]. A crash at any moment
+/// leaves what a reader may see: for each kind its own documentation says what that is.
+pub trait Sink: Send {
+    /// In what pieces it wants the changes.
+    fn grain(&self) -> Grain {
+        Grain::Lines
+    }
+
+    /// Writes an epoch, durable when it returns. Blocks, not longer than `ending` allows: it gives up with an
+    /// error then. An epoch that it holds already changes nothing.
+    fn take(&mut self, epoch: &SinkEpoch, ending: &Ending) -> Result<(), SinkError>;
 }
 
-/// A line that changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SinkLine {
-    /// What is being tallied.
-    pub subject: String,
-    /// The line within the subject, as answers show it.
-    pub group: String,
-    /// By aggregate, in the order of the job's aggregates. `None`: the line is gone.
-    pub values: Option<Vec<Option<Decimal>>>,
+/// Who opens a sink.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The job whose results it takes.
+    pub job: String,
+    /// The names of the job's aggregates.
+    pub aggregates: Vec<String>,
+    /// Relative paths lie under it.
+    pub data_dir: PathBuf,
+    /// Who writes.
+    pub writer: Writer,
+    /// When the job was last submitted to take over whatever epochs another server has left there, in
+    /// milliseconds since 1970. Once a sink was taken over, no submission from before takes it back.
+    pub take_over_ms: Option<i64>,
 }
 
-/// Who writes: of the starts of a server, and of those that have copies of its data directory, only the
-/// last may.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Writer {
-    /// The same in every copy of a data directory.
-    pub server: String,
-    /// Rises with each start.
-    pub generation: u64,
-    /// Of this start alone.
-    pub run: String,
+/// Opens a sink. Blocks, as [`Sink::take`] does.
+pub fn open(spec: &SinkSpec, opening: &Opening, ending: &Ending) -> Result<Box<dyn Sink>, SinkError> {
+    let Opening { job, aggregates, data_dir, writer, take_over_ms } = opening;
+    match spec {
+        SinkSpec::Sqlite { path, history_step, history_keep, .. } => {
+            let path = data_dir.join(path);
+            let sink = sqlite::SqliteSink::open(&path, job, aggregates.clone(), *history_step, *history_keep)?;
+            Ok(Box::new(sink.written_by(writer.clone()).taking_over(*take_over_ms)))
+        }
+        #[cfg(feature = "mongodb")]
+        SinkSpec::Mongodb(mongodb) => Ok(Box::new(mongodb::MongodbSink::open(mongodb, opening, ending)?)),
+        #[cfg(not(feature = "mongodb"))]
+        SinkSpec::Mongodb(_) => {
+            let _ = ending;
+            let what = "this program is built without MongoDB; build it with --features mongodb".to_owned();
+            Err(SinkError::Unusable { path: place(spec, data_dir), what })
+        }
+    }
 }
 
-/// Why a sink did not take an epoch. Nothing of the epoch is in it then.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SinkError {
-    /// The sink holds what another run wrote later.
-    #[error("the sink holds epoch {stored}, newer than epoch {offered}; give the job another sink or remove that one")]
-    NewerEpoch { stored: Epoch, offered: Epoch },
-    /// Another start of the server writes there, over a copy of its data directory.
-    #[error(
-        "{path} is written by another server over a copy of this data directory (generation {theirs}, this is {own}); stop one of the two"
-    )]
-    Superseded { path: String, theirs: u64, own: u64 },
-    /// The server may not write any more.
-    #[error("{0}")]
-    Fenced(String),
-    /// The line has not as many values as the job has aggregates.
-    #[error("line {group:?} of {subject:?} has {found} values, the job has {wanted} aggregates")]
-    Aggregates { subject: String, group: String, found: usize, wanted: usize },
-    /// Another program holds the file's write lock.
-    #[error("{path} is locked by another program")]
-    Locked { path: String },
-    /// The disk is full.
-    #[error("the disk of {path} is full")]
-    Full { path: String },
-    /// The file is something else than a sink.
-    #[error("{path} is not a tallyflow results file; move it away or choose another path")]
-    NotASink { path: String },
-    /// The file was written by a newer tallyflow.
-    #[error("{path} has format {found}, this program knows up to {known}; use a newer tallyflow")]
-    Newer { path: String, found: i64, known: i64 },
-    /// The file can't be read.
-    #[error("{path} is damaged: {what}; move it away, and the job writes it anew")]
-    Damaged { path: String, what: String },
-    /// The store failed.
-    #[error("writing {path} failed: {what}")]
-    Io { path: String, what: String },
-}
-
-impl SinkError {
-    /// Whether the same call may work later.
-    pub fn retryable(&self) -> bool {
-        matches!(self, SinkError::Locked { .. } | SinkError::Full { .. } | SinkError::Io { .. })
+/// Where a sink writes, to be shown: without secrets.
+pub fn place(spec: &SinkSpec, data_dir: &Path) -> String {
+    match spec {
+        SinkSpec::Sqlite { path, .. } => data_dir.join(path).display().to_string(),
+        SinkSpec::Mongodb(to) => uri::shown(&to.uri, &format!("{}.{}", to.database, to.collection)),
     }
 }

@@ -7,7 +7,7 @@
 mod schema;
 mod value;
 
-use super::{SinkEpoch, SinkError, SinkLine, Writer};
+use super::{Ending, Sink, SinkEpoch, SinkError, SinkLine, Writer};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ pub struct SqliteSink {
     path: PathBuf,
     job: String,
     writer: Option<Writer>,
+    take_over_ms: Option<i64>,
     aggregates: Vec<String>,
     step_ms: i64,
     keep_ms: i64,
@@ -48,6 +49,7 @@ impl SqliteSink {
             path: path.to_owned(),
             job: job.to_owned(),
             writer: None,
+            take_over_ms: None,
             aggregates,
             step_ms: millis(history_step).max(1),
             keep_ms: millis(history_keep),
@@ -59,6 +61,11 @@ impl SqliteSink {
     /// are; a later one's does not.
     pub fn written_by(self, writer: Writer) -> Self {
         SqliteSink { writer: Some(writer), ..self }
+    }
+
+    /// Says when the job was told to take over, see [`super::Opening::take_over_ms`].
+    pub fn taking_over(self, take_over_ms: Option<i64>) -> Self {
+        SqliteSink { take_over_ms, ..self }
     }
 
     /// The newest epoch that the file holds for the job.
@@ -80,7 +87,9 @@ impl SqliteSink {
         let mut write = || -> rusqlite::Result<Result<(), SinkError>> {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             if let Some(writer) = &self.writer {
-                match enter(&tx, &self.job, writer)? {
+                // Only what replaces everything can take over.
+                let take_over_ms = self.take_over_ms.filter(|_| epoch.reset);
+                match enter(&tx, &self.job, writer, take_over_ms)? {
                     Turn::Same => {}
                     Turn::Anew if epoch.reset => give_way(&tx, &self.job, epoch.epoch)?,
                     Turn::Anew => {}
@@ -119,6 +128,12 @@ impl SqliteSink {
     }
 }
 
+impl Sink for SqliteSink {
+    fn take(&mut self, epoch: &SinkEpoch, _: &Ending) -> Result<(), SinkError> {
+        self.write(epoch)
+    }
+}
+
 /// The job's newest epoch and its time.
 fn newest(conn: &Connection, job: &str) -> rusqlite::Result<Option<(Epoch, String)>> {
     conn.prepare_cached("SELECT epoch, at FROM snapshots WHERE job = ?1 ORDER BY epoch DESC LIMIT 1")?
@@ -130,14 +145,14 @@ fn newest(conn: &Connection, job: &str) -> rusqlite::Result<Option<(Epoch, Strin
 enum Turn {
     /// Whoever wrote last, or there is nothing to be said of that.
     Same,
-    /// A later start of the server that wrote last.
+    /// A later start of the server that wrote last, or who was told to take over.
     Anew,
     /// Another's, by its generation.
     Superseded(u64),
 }
 
 /// Notes who writes, unless a later start has.
-fn enter(tx: &Transaction, job: &str, writer: &Writer) -> rusqlite::Result<Turn> {
+fn enter(tx: &Transaction, job: &str, writer: &Writer, take_over_ms: Option<i64>) -> rusqlite::Result<Turn> {
     let last = tx
         .prepare_cached("SELECT server, generation, run FROM writers WHERE job = ?1")?
         .query_row([job], |row| {
@@ -150,11 +165,24 @@ fn enter(tx: &Transaction, job: &str, writer: &Writer) -> rusqlite::Result<Turn>
             return Ok(Turn::Superseded(last.generation));
         }
         Some(last) if last.server == writer.server => Turn::Anew,
+        _ if take_over(tx, job, take_over_ms)? => Turn::Anew,
         _ => Turn::Same,
     };
     tx.prepare_cached("INSERT OR REPLACE INTO writers (job, server, generation, run) VALUES (?1, ?2, ?3, ?4)")?
         .execute((job, &writer.server, writer.generation as i64, &writer.run))?;
     Ok(turn)
+}
+
+/// Notes a take-over that was told, unless a later one was.
+fn take_over(tx: &Transaction, job: &str, at_ms: Option<i64>) -> rusqlite::Result<bool> {
+    let Some(at_ms) = at_ms else { return Ok(false) };
+    let noted = tx
+        .prepare_cached(
+            "INSERT INTO takeovers (job, at_ms) VALUES (?1, ?2)
+             ON CONFLICT (job) DO UPDATE SET at_ms = excluded.at_ms WHERE excluded.at_ms > takeovers.at_ms",
+        )?
+        .execute((job, at_ms))?;
+    Ok(noted > 0)
 }
 
 /// A copy of the server may have used up the same epochs: they are free again.

@@ -19,7 +19,7 @@ use crate::spec::{Aggregate, Dataflow, JobSpec};
 use crate::update::{EpochUpdate, ReadTo};
 use indexmap::IndexMap;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// What does not change while a job runs.
@@ -431,21 +431,7 @@ impl JobResults {
         if lines > Filter::LINES_MAX {
             return Err(ReadError::TooManyLines { lines });
         }
-        let subjects = subjects.into_iter().map(|index| {
-            let subject = &self.subjects[index as usize];
-            let c = subject.claims;
-            SubjectTallies {
-                subject: subject.name.clone(),
-                total: subject.total,
-                claims: c.claims,
-                counted: c.counted,
-                superseded: c.superseded,
-                duplicate: c.duplicate,
-                late: c.late,
-                voided: c.voided,
-                tallies: subject.ranking.iter().take(limit).map(|place| self.tally(subject, place)).collect(),
-            }
-        });
+        let subjects = subjects.into_iter().map(|index| self.subject(&self.subjects[index as usize], limit));
         Ok(Tallies {
             job: self.shape.job.clone(),
             epoch: self.epoch,
@@ -455,6 +441,39 @@ impl JobResults {
             accounting: self.accounting,
             subjects: subjects.collect(),
         })
+    }
+
+    fn subject(&self, subject: &Subject, limit: usize) -> SubjectTallies {
+        let c = subject.claims;
+        SubjectTallies {
+            subject: subject.name.clone(),
+            total: subject.total,
+            claims: c.claims,
+            counted: c.counted,
+            superseded: c.superseded,
+            duplicate: c.duplicate,
+            late: c.late,
+            voided: c.voided,
+            tallies: subject.ranking.iter().take(limit).map(|place| self.tally(subject, place)).collect(),
+        }
+    }
+
+    /// The subjects in which a line or the total changed after `since`, with all their lines, and the names
+    /// of those that are gone; of `None`, all there are. `None` if that is no longer known.
+    pub fn whole_subjects_since(&self, since: Option<Epoch>) -> Option<(Vec<SubjectTallies>, Vec<String>)> {
+        let changed: BTreeSet<u32> = match since {
+            None => (0..self.subjects.len() as u32).filter(|s| self.subjects[*s as usize].is_there()).collect(),
+            Some(since) if since < self.known_since => return None,
+            Some(since) => {
+                let recent = || self.recent.iter().rev().take_while(|recent| recent.epoch > since);
+                let of_lines = recent().flat_map(|r| r.lines.iter().map(|(l, _)| self.lines[*l as usize].subject));
+                of_lines.chain(recent().flat_map(|r| r.totals.iter().copied())).collect()
+            }
+        };
+        let (there, gone): (Vec<&Subject>, Vec<&Subject>) =
+            changed.into_iter().map(|s| &self.subjects[s as usize]).partition(|subject| subject.is_there());
+        let whole = there.into_iter().map(|subject| self.subject(subject, usize::MAX)).collect();
+        Some((whole, gone.into_iter().map(|subject| subject.name.clone()).collect()))
     }
 
     fn value(&self, line: u32) -> Option<Decimal> {

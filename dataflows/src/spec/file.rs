@@ -5,18 +5,17 @@ use super::polls::PollsSpec;
 use super::section::{Field, Section};
 use super::tree::{self, Kind, Node, Nulls};
 use super::voids::Voids;
-use super::{Bound, Dataflow, InputSpec, JobSpec, SinkSpec, tally, terms};
+use super::{Bound, Dataflow, InputSpec, JobSpec, sink, tally, terms};
 use crate::decode::{FormatInfo, Formats};
 use crate::ids::{Offset, PartitionId};
 use crate::time::parse_time_text;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// The longest job file, in bytes.
 pub const JOB_FILE_BYTES_MAX: usize = 256 * 1024;
 const INPUTS_MAX: usize = 16;
 const SINKS_MAX: usize = 16;
-const PATH_BYTES_MAX: usize = 4 * 1024;
+pub(super) const PATH_BYTES_MAX: usize = 4 * 1024;
 /// The format of votes.
 pub const VOTE: &str = "vote";
 const NAME_CHARS_MAX: usize = 64;
@@ -104,11 +103,11 @@ fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<Jo
         None => None,
     };
     let sinks = match root.get("sink") {
-        Some(field) => each(&field, "[[sink]]", SINKS_MAX, faults, sink),
+        Some(field) => each(&field, "[[sink]]", SINKS_MAX, faults, sink::read),
         None => Some(Vec::new()),
     };
     if let (Some(sinks), Some(field)) = (&sinks, root.get("sink")) {
-        unshared(sinks, &field, faults);
+        sink::unshared(sinks, &field, faults);
     }
     Some(JobSpec { name: name?, dataflow: dataflow?, inputs: inputs?, sinks: sinks?, voids: Voids::default() })
 }
@@ -259,45 +258,5 @@ fn ends_before_it_starts(from: &Bound, until: &Bound) -> bool {
             until.iter().any(|(partition, end)| from.get(partition).is_some_and(|start| end < start))
         }
         _ => false,
-    }
-}
-
-fn sink(field: &Field<'_>, faults: &mut Faults) -> Option<SinkSpec> {
-    let known = ["kind", "path", "every", "history_step", "history_keep"];
-    let sink = Section::open(&*field.path, field.node, &known, faults)?;
-    let kind = sink.need("kind", "say where results go: kind = \"sqlite\"", faults);
-    let kind = kind.and_then(|f| f.one_of("kind of sink", &["sqlite"], faults));
-    let path = sink.need("path", "name the file to write, like path = \"results.db\"", faults).and_then(|f| {
-        let text = f.text("a path like \"results.db\"", faults)?;
-        if text.is_empty() || text.len() > PATH_BYTES_MAX || text.contains('\0') {
-            return f.fault(faults, "is no path of a file; write one like \"results.db\"");
-        }
-        Some(text.to_string())
-    });
-    let mut span = |key: &str, default: Duration, min: &str, max: &str| match sink.get(key) {
-        Some(f) => f.duration(min, max, faults),
-        None => Some(default),
-    };
-    let every = span("every", Duration::from_secs(1), "100ms", "1h");
-    let step = span("history_step", Duration::from_secs(10), "100ms", "1d");
-    let keep = span("history_keep", Duration::from_secs(7 * 86_400), "1s", "36500d");
-    if let (Some(step), Some(keep), Some(f)) = (step, keep, sink.get("history_keep"))
-        && keep < step
-    {
-        return f.fault(faults, "is shorter than history_step; keep at least one step");
-    }
-    kind?;
-    Some(SinkSpec::Sqlite { path: path?, every: every?, history_step: step?, history_keep: keep? })
-}
-
-/// Two sinks of a job can't write one file: each would hold the other's rows for its own.
-fn unshared(sinks: &[SinkSpec], field: &Field<'_>, faults: &mut Faults) {
-    let Kind::List(nodes) = &field.node.kind else { return };
-    for (i, (SinkSpec::Sqlite { path, .. }, node)) in sinks.iter().zip(nodes).enumerate() {
-        let first = sinks[..i].iter().position(|SinkSpec::Sqlite { path: other, .. }| other == path);
-        if let Some(first) = first {
-            let at = format!("{}[{i}].path", field.path);
-            faults.push(node.line, at, format!("is the file of sink[{first}] already; name another"));
-        }
     }
 }

@@ -13,6 +13,7 @@ mod file;
 mod poll_tests;
 pub mod polls;
 mod section;
+mod sink;
 mod tally;
 mod terms;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub mod written;
 pub use fault::Fault;
 pub use file::{JOB_FILE_BYTES_MAX, JobFile, Surroundings, VOTE};
 pub use section::parse_duration;
+pub use sink::{MongodbShape, MongodbSpec, SinkSpec, Uri};
 
 use crate::decode::Formats;
 use crate::ids::{Offset, PartitionId};
@@ -217,19 +219,4 @@ impl Aggregate {
     pub fn has_total(&self) -> bool {
         matches!(self, Aggregate::Count | Aggregate::Sum)
     }
-}
-
-/// One `[[sink]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum SinkSpec {
-    Sqlite {
-        /// A relative path lies under the data directory.
-        path: String,
-        /// At most this often.
-        every: Duration,
-        /// A line's history keeps its last value of each such span of time.
-        history_step: Duration,
-        /// How long history is kept.
-        history_keep: Duration,
-    },
 }

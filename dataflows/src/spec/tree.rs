@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Integer(Option<i64>),
     /// A number that is not whole.
     Number,
-    Bool,
+    Bool(bool),
     /// Of JSON, where [`from_json`] is asked to keep it.
     Null,
     /// A TOML date or time, as text.
@@ -46,7 +46,7 @@ impl Kind {
             Kind::Text(_) => "a text",
             Kind::Integer(_) => "a whole number",
             Kind::Number => "a number with a fraction",
-            Kind::Bool => "true or false",
+            Kind::Bool(_) => "true or false",
             Kind::Null => "null",
             Kind::Time(_) => "a time",
             Kind::List(_) => "a list",
@@ -95,7 +95,7 @@ fn toml_node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
         DeValue::String(text) => Kind::Text(text.into_owned()),
         DeValue::Integer(n) => Kind::Integer(i64::from_str_radix(n.as_str(), n.radix()).ok()),
         DeValue::Float(_) => Kind::Number,
-        DeValue::Boolean(_) => Kind::Bool,
+        DeValue::Boolean(yes) => Kind::Bool(yes),
         DeValue::Datetime(time) => Kind::Time(time.to_string()),
         DeValue::Array(elements) => Kind::List(elements.into_iter().map(|e| toml_node(e, lines)).collect()),
         DeValue::Table(table) => toml_table(table, lines),
@@ -143,7 +143,8 @@ fn json_node(raw: &RawValue, json: &Json<'_>, faults: &mut Faults) -> Option<Nod
     let kind = match text.as_bytes().first()? {
         b'n' if json.nulls == Nulls::LeftOut => return None,
         b'n' => Kind::Null,
-        b't' | b'f' => Kind::Bool,
+        b't' => Kind::Bool(true),
+        b'f' => Kind::Bool(false),
         b'"' => Kind::Text(serde_json::from_str(text).ok()?),
         b'[' => {
             let elements = serde_json::Deserializer::from_str(text).deserialize_seq(Elements).ok()?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tallyflow_connectors::history::{History, HistoryError, HistoryPoint, Keep};
+use tallyflow_connectors::sinks::Ending;
 use tallyflow_dataflows::ids::Epoch;
 
 /// The recorder for a form of a job. Of any other form it writes nothing.
@@ -41,7 +42,7 @@ impl Follow for Recorder {
         error.retryable()
     }
 
-    fn write(&mut self, is_last: bool) -> Result<(), HistoryError> {
+    fn write(&mut self, ending: &Ending) -> Result<(), HistoryError> {
         let written = self.written;
         let found = self.job.read_form(self.form, |results| {
             let newer = results.epoch().is_some_and(|epoch| Some(epoch) != written.map(|(epoch, _)| epoch));
@@ -58,7 +59,7 @@ impl Follow for Recorder {
         let until = Instant::now() + TIDY_MAX.min(self.keep.steps.first().map_or(TIDY_MAX, |step| step.step / 2));
         let now_ms = jiff::Timestamp::now().as_millisecond();
         while history.extent().bytes > self.keep.bytes_max {
-            if is_last || Instant::now() > until {
+            if ending.is_asked() || Instant::now() > until {
                 return Ok(());
             }
             // The newest point alone may be larger.
@@ -70,7 +71,7 @@ impl Follow for Recorder {
             history.write(&point)?;
             self.written = Some((point.epoch, takeovers));
         }
-        if is_last {
+        if ending.is_asked() {
             return Ok(());
         }
         // What need not be kept goes in the time that is left until the next point.

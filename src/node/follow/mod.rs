@@ -12,7 +12,8 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tallyflow_connectors::sinks::Ending;
 use tallyflow_dataflows::update::JobId;
 
 /// What a follower does with the results.
@@ -21,17 +22,23 @@ pub trait Follow: Send + 'static {
     /// How often it looks.
     fn every(&self) -> Duration;
     /// Writes what is new. After an error it begins anew with all there is. Blocks, and holds up nothing;
-    /// `is_last`: whoever ends it waits for that.
-    fn write(&mut self, is_last: bool) -> Result<(), Self::Error>;
+    /// but where an ending was asked for, somebody waits for it.
+    fn write(&mut self, ending: &Ending) -> Result<(), Self::Error>;
     /// Whether the same may work later without anybody's help.
     fn retryable(error: &Self::Error) -> bool;
     /// Notes how far it has come, or why it is behind; `error` is the first of several where `is_news`.
     fn note(&mut self, error: Option<&Self::Error>, is_news: bool);
 }
 
+/// How long what follows a job may take to write what is there, when the job ends or takes other sinks.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
+/// Likewise when the server ends.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
 /// A running follower.
 pub struct Following {
     stop: Sender<()>,
+    ending: Ending,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -39,20 +46,26 @@ impl Following {
     /// Starts a follower on a thread of that name.
     pub fn start(name: String, follower: impl Follow) -> std::io::Result<Following> {
         let (stop, stopped) = channel();
-        let thread = std::thread::Builder::new().name(name).spawn(move || run(follower, &stopped))?;
-        Ok(Following { stop, thread: Some(thread) })
+        let ending = Ending::default();
+        let until = ending.clone();
+        let thread = std::thread::Builder::new().name(name).spawn(move || run(follower, &stopped, &until))?;
+        Ok(Following { stop, ending, thread: Some(thread) })
     }
 
-    /// Writes what is there and ends. Blocks.
-    pub fn flush(mut self) {
-        self.stop.send(()).ok();
-        if let Some(thread) = self.thread.take() {
+    /// All of them write what is there, in about that time at most, and end. Blocks.
+    fn flush(mut all: Vec<Following>, within: Duration) {
+        let by = Instant::now() + within;
+        for following in &all {
+            following.ending.ask(by);
+            following.stop.send(()).ok();
+        }
+        for thread in all.iter_mut().filter_map(|following| following.thread.take()) {
             thread.join().ok();
         }
     }
 }
 
-fn run<F: Follow>(mut follower: F, stopped: &Receiver<()>) {
+fn run<F: Follow>(mut follower: F, stopped: &Receiver<()>, ending: &Ending) {
     let every = follower.every();
     let (mut pause, mut is_behind) = (every, false);
     loop {
@@ -60,7 +73,7 @@ fn run<F: Follow>(mut follower: F, stopped: &Receiver<()>) {
             Err(RecvTimeoutError::Timeout) => false,
             Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
         };
-        match follower.write(stop) {
+        match follower.write(ending) {
             Ok(()) => {
                 (pause, is_behind) = (every, false);
                 follower.note(None, false);
@@ -95,6 +108,7 @@ impl Node {
                 (index, sink.clone()),
                 &self.config.data_dir,
                 self.generation.clone(),
+                self.polls.clone(),
             );
             followers.push(Following::start(format!("sink-{}-{index}", job.name()), follower)?);
         }
@@ -105,12 +119,12 @@ impl Node {
     /// Ends what follows a job, once it has written what is there. Blocks.
     pub(super) fn flush_followers(&self, job: JobId) {
         let followers = lock(&self.followers).remove(&job).unwrap_or_default();
-        followers.into_iter().for_each(Following::flush);
+        Following::flush(followers, FLUSH_MAX);
     }
 
     /// Likewise of all jobs.
     pub(super) fn flush_all_followers(&self) {
         let followers = std::mem::take(&mut *lock(&self.followers));
-        followers.into_values().flatten().for_each(Following::flush);
+        Following::flush(followers.into_values().flatten().collect(), STOP_MAX);
     }
 }

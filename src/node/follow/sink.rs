@@ -3,10 +3,13 @@
 use super::Follow;
 use crate::node::generation::Generation;
 use crate::node::job::{Job, SinkStatus};
+use crate::node::lock;
+use crate::node::polls::Polls;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tallyflow_connectors::sinks::{SinkEpoch, SinkError, SinkLine, sqlite::SqliteSink};
+use tallyflow_connectors::sinks::{self, Ending, Grain, Opening, Sink, SinkEpoch, SinkError, SinkLine, SinkPoll};
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
 use tallyflow_dataflows::results::JobResults;
@@ -18,10 +21,12 @@ pub struct SinkFollower {
     form: u64,
     index: usize,
     spec: SinkSpec,
+    opening: Opening,
     generation: Arc<Generation>,
+    polls: Arc<Mutex<Polls>>,
     written: Option<Epoch>,
     status: SinkStatus,
-    sink: Option<SqliteSink>,
+    sink: Option<Box<dyn Sink>>,
 }
 
 impl SinkFollower {
@@ -32,12 +37,29 @@ impl SinkFollower {
         (index, spec): (usize, SinkSpec),
         data_dir: &Path,
         generation: Arc<Generation>,
+        polls: Arc<Mutex<Polls>>,
     ) -> SinkFollower {
-        let SinkSpec::Sqlite { path, .. } = &spec;
-        let path = data_dir.join(path).display().to_string();
-        let status = SinkStatus { kind: "sqlite".to_owned(), path, epoch: None, error: None };
+        let path = sinks::place(&spec, data_dir);
+        let status = SinkStatus { kind: spec.kind().to_owned(), path, epoch: None, error: None };
         job.set_sink(form, index, status.clone());
-        SinkFollower { job, form, index, spec, generation, written: None, status, sink: None }
+        let opening = Opening {
+            job: job.name().to_owned(),
+            aggregates: Vec::new(),
+            data_dir: data_dir.to_owned(),
+            writer: generation.writer(),
+            take_over_ms: job.take_over_ms(),
+        };
+        SinkFollower { job, form, index, spec, opening, generation, polls, written: None, status, sink: None }
+    }
+
+    /// What the changed subjects are polls of. Not asked while the results are held: it has a lock of its own.
+    fn definitions(&self, epoch: &SinkEpoch) -> BTreeMap<String, SinkPoll> {
+        let polls = lock(&self.polls);
+        let definition = |subject: &str| {
+            let poll = polls.definition(self.job.id, subject)?;
+            Some((subject.to_owned(), SinkPoll { title: poll.title.clone(), options: poll.options.clone() }))
+        };
+        epoch.subjects.iter().filter_map(|subject| definition(&subject.subject)).collect()
     }
 }
 
@@ -45,35 +67,41 @@ impl Follow for SinkFollower {
     type Error = SinkError;
 
     fn every(&self) -> Duration {
-        let SinkSpec::Sqlite { every, .. } = self.spec;
-        every
+        self.spec.every()
     }
 
     fn retryable(error: &SinkError) -> bool {
         error.retryable()
     }
 
-    fn write(&mut self, _: bool) -> Result<(), SinkError> {
+    fn write(&mut self, ending: &Ending) -> Result<(), SinkError> {
         if let Some(why) = self.generation.must_not_write() {
             return Err(SinkError::Fenced(why));
         }
         let written = self.written;
-        let Some(Some((epoch, aggregates))) = self.job.read_form(self.form, |results| {
-            let newer = results.epoch().is_some_and(|epoch| Some(epoch) != written);
-            newer.then(|| (epoch_of(results, written), results.shape().aggregates.clone()))
-        }) else {
-            return Ok(());
-        };
+        let newer = self.job.read_form(self.form, |results| {
+            let is_newer = results.epoch().is_some_and(|epoch| Some(epoch) != written);
+            is_newer.then(|| results.shape().aggregates.clone())
+        });
+        let Some(Some(aggregates)) = newer else { return Ok(()) };
+        // Opened first: what is copied of the results waits for nothing.
         let sink = match &mut self.sink {
             Some(sink) => sink,
             None => {
-                let SinkSpec::Sqlite { history_step, history_keep, .. } = &self.spec;
-                let path = Path::new(&self.status.path);
-                let sink = SqliteSink::open(path, self.job.name(), aggregates, *history_step, *history_keep)?;
-                self.sink.insert(sink.written_by(self.generation.writer()))
+                self.opening.aggregates = aggregates;
+                self.sink.insert(sinks::open(&self.spec, &self.opening, ending)?)
             }
         };
-        sink.write(&epoch)?;
+        let grain = sink.grain();
+        let Some(mut epoch) = self.job.read_form(self.form, |results| epoch_of(results, written, grain)) else {
+            return Ok(());
+        };
+        if grain == Grain::Polls {
+            epoch.polls = self.definitions(&epoch);
+        }
+        if let Some(sink) = &mut self.sink {
+            sink.take(&epoch, ending)?;
+        }
         self.written = Some(epoch.epoch);
         self.status.epoch = self.written;
         self.status.error = None;
@@ -94,7 +122,22 @@ impl Follow for SinkFollower {
 }
 
 /// What a sink that holds `written` is to be told: the changes since, or everything.
-fn epoch_of(results: &JobResults, written: Option<Epoch>) -> SinkEpoch {
+fn epoch_of(results: &JobResults, written: Option<Epoch>, grain: Grain) -> SinkEpoch {
+    let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+    let epoch = SinkEpoch {
+        epoch: results.epoch().unwrap_or_default(),
+        at_ms: results.at_ms(),
+        offsets_json: json(serde_json::to_string(&results.offsets())),
+        digest: results.digest().to_string(),
+        accounting_json: json(serde_json::to_string(results.accounting())),
+        ..SinkEpoch::default()
+    };
+    if grain.is_whole() {
+        let changed = written.and_then(|since| results.whole_subjects_since(Some(since)));
+        let reset = changed.is_none();
+        let (subjects, gone) = changed.or_else(|| results.whole_subjects_since(None)).unwrap_or_default();
+        return SinkEpoch { reset, subjects, gone, ..epoch };
+    }
     let changed = written.and_then(|since| results.changed_since(since));
     let reset = changed.is_none();
     let line = |subject: &str, group: String, values: Option<&[Decimal]>| SinkLine {
@@ -112,15 +155,5 @@ fn epoch_of(results: &JobResults, written: Option<Epoch>) -> SinkEpoch {
             results.totals().map(|(subject, total)| (subject.to_owned(), total)).collect(),
         ),
     };
-    let json = |value: serde_json::Result<String>| value.unwrap_or_default();
-    SinkEpoch {
-        epoch: results.epoch().unwrap_or_default(),
-        at_ms: results.at_ms(),
-        offsets_json: json(serde_json::to_string(&results.offsets())),
-        digest: results.digest().to_string(),
-        accounting_json: json(serde_json::to_string(results.accounting())),
-        reset,
-        totals,
-        lines,
-    }
+    SinkEpoch { reset, totals, lines, ..epoch }
 }

@@ -114,6 +114,7 @@ struct Inner {
     replaced: bool,
     /// Whether it was cancelled with a checkpoint.
     keeps_state: bool,
+    take_over_ms: Option<i64>,
     sinks: Vec<SinkStatus>,
     history: Option<HistoryStatus>,
     refill: Option<JobRefill>,
@@ -153,6 +154,7 @@ impl Job {
             pausing: false,
             replaced: false,
             keeps_state: false,
+            take_over_ms: None,
             sinks: Vec::new(),
             history: None,
             refill: None,
@@ -366,6 +368,16 @@ impl Job {
             inner.error = error;
         }
         self.tell();
+    }
+
+    /// When it was last submitted to take over its sinks, in ms since 1970.
+    pub fn take_over_ms(&self) -> Option<i64> {
+        self.lock().take_over_ms
+    }
+
+    /// Its sinks are to be taken over by whoever is started from now on.
+    pub fn take_over(&self, at_ms: Option<i64>) {
+        self.lock().take_over_ms = at_ms;
     }
 
     /// Notes how far a sink of a form has come.

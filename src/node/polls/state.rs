@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use tallyflow_dataflows::spec::polls::PollInForce;
+use tallyflow_dataflows::spec::polls::{Poll, PollInForce};
 use tallyflow_dataflows::update::JobId;
 use utoipa::ToSchema;
 
@@ -180,6 +180,11 @@ impl Polls {
         let deleted = self.deleted.get(id).map(|deleted| deleted.version);
         let given_up = self.given_up.get(id).copied();
         kept.max(deleted).max(given_up).unwrap_or(0).saturating_add(1)
+    }
+
+    /// The newest definition of a job's poll.
+    pub fn definition(&self, job: JobId, id: &str) -> Option<&Poll> {
+        self.in_force(job, id).map(|in_force| &in_force.poll)
     }
 
     fn in_force(&self, job: JobId, id: &str) -> Option<&PollInForce> {

@@ -57,13 +57,17 @@ SELECT l.job, l.subject, l."group", l.value,
 FROM lines l LEFT JOIN subjects s ON s.job = l.job AND s.subject = l.subject;
 "#;
 
-/// Who writes: files of before have none.
+/// Who writes, and when the last was told to take over: files of before have neither.
 const WRITERS: &str = "
 CREATE TABLE IF NOT EXISTS writers (
     job TEXT NOT NULL PRIMARY KEY,
     server TEXT NOT NULL,
     generation INTEGER NOT NULL,
     run TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS takeovers (
+    job TEXT NOT NULL PRIMARY KEY,
+    at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
 
