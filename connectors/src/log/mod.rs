@@ -53,11 +53,29 @@ pub trait Log: Source + Producer {
         limit: usize,
     ) -> Result<Vec<OwnedRecord>, SourceError>;
 
+    /// Appends of whole batches by `writer`, which is the name of one who writes alone.
+    fn batches(self: Arc<Self>, writer: &str) -> Box<dyn Batches>;
+
     /// Where readers in other processes have to be told of arrivals: calls `subscriber` after every commit,
     /// for each partition that got records, with the topic, the partition and its new end; with the end 0 for
     /// each partition of a topic that was deleted. It is called on the writer's thread, in the order of the
     /// commits, and before the appends are answered: it must be quick and must not call the log.
     fn subscribe(&self, subscriber: Subscriber);
+}
+
+/// Appends of one who writes alone: each batch is seen as a whole or not at all, whatever crashes.
+pub trait Batches: Send {
+    /// Ends what was begun under this name before, so that whoever reads then sees all that was ever written
+    /// under it; an earlier writer of this name writes nothing more (in a log that several servers reach).
+    /// Blocks.
+    fn begin(&mut self) -> Result<(), ProduceError>;
+
+    /// Whether it was begun, and it is known since what has become of every batch.
+    fn is_begun(&self) -> bool;
+
+    /// Appends a batch after [`Batches::begin`]. Blocks until it is durable. After an error after which
+    /// [`Batches::is_begun`] is false, the batch may have been written.
+    fn append(&mut self, topic: &str, records: &[NewRecord<'_>]) -> Result<(), ProduceError>;
 }
 
 /// Called with the topic, the partition and its new end; see [`Log::subscribe`].

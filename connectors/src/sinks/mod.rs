@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! a follower of the job's results (a thread) --- open, take, take, ... ---> sqlite: tables in a file
-//!                                                                       '-> mongodb: a document per subject
+//!                                                                       |-> mongodb: a document per subject
+//!                                                                       '-> topic: a record per line
 //! ```
 //!
 //! A sink takes epochs one after another, each as a whole, with the offsets that it stands for. What it
@@ -14,12 +15,15 @@ mod error;
 #[cfg(feature = "mongodb")]
 pub mod mongodb;
 pub mod sqlite;
+pub mod topic;
 mod uri;
 
 pub use epoch::{Ending, Grain, SinkEpoch, SinkLine, SinkPoll, Writer};
 pub use error::SinkError;
 
+use crate::log::Log;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tallyflow_dataflows::spec::SinkSpec;
 
 /// A job's place in a sink.
@@ -55,7 +59,12 @@ pub struct Opening {
 }
 
 /// Opens a sink. Blocks, as [`Sink::take`] does.
-pub fn open(spec: &SinkSpec, opening: &Opening, ending: &Ending) -> Result<Box<dyn Sink>, SinkError> {
+pub fn open(
+    spec: &SinkSpec,
+    opening: &Opening,
+    log: &Arc<dyn Log>,
+    ending: &Ending,
+) -> Result<Box<dyn Sink>, SinkError> {
     let Opening { job, aggregates, data_dir, writer, take_over_ms } = opening;
     match spec {
         SinkSpec::Sqlite { path, history_step, history_keep, .. } => {
@@ -63,6 +72,7 @@ pub fn open(spec: &SinkSpec, opening: &Opening, ending: &Ending) -> Result<Box<d
             let sink = sqlite::SqliteSink::open(&path, job, aggregates.clone(), *history_step, *history_keep)?;
             Ok(Box::new(sink.written_by(writer.clone()).taking_over(*take_over_ms)))
         }
+        SinkSpec::Topic { topic, .. } => Ok(Box::new(topic::TopicSink::open(log, topic, opening)?)),
         #[cfg(feature = "mongodb")]
         SinkSpec::Mongodb(mongodb) => Ok(Box::new(mongodb::MongodbSink::open(mongodb, opening, ending)?)),
         #[cfg(not(feature = "mongodb"))]
@@ -78,6 +88,7 @@ pub fn open(spec: &SinkSpec, opening: &Opening, ending: &Ending) -> Result<Box<d
 pub fn place(spec: &SinkSpec, data_dir: &Path) -> String {
     match spec {
         SinkSpec::Sqlite { path, .. } => data_dir.join(path).display().to_string(),
+        SinkSpec::Topic { topic, .. } => format!("topic {topic:?}"),
         SinkSpec::Mongodb(to) => uri::shown(&to.uri, &format!("{}.{}", to.database, to.collection)),
     }
 }

@@ -108,6 +108,7 @@ fn job(node: &Node, around: &Surroundings<'_>, faults: &mut Faults) -> Option<Jo
     };
     if let (Some(sinks), Some(field)) = (&sinks, root.get("sink")) {
         sink::unshared(sinks, &field, faults);
+        sink::apart(sinks, inputs.as_deref().unwrap_or_default(), &field, faults);
     }
     Some(JobSpec { name: name?, dataflow: dataflow?, inputs: inputs?, sinks: sinks?, voids: Voids::default() })
 }

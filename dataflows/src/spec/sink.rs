@@ -4,6 +4,7 @@ use super::fault::Faults;
 use super::file::PATH_BYTES_MAX;
 use super::section::{Field, Section};
 use super::tree::Kind;
+use crate::spec::InputSpec;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -14,6 +15,8 @@ const URI_BYTES_MAX: usize = 4 * 1024;
 const DATABASE_BYTES_MAX: usize = 63;
 /// Below MongoDB's 255 for both names together, with what the sink appends to this one.
 const COLLECTION_BYTES_MAX: usize = 100;
+/// As in Kafka.
+const TOPIC_BYTES_MAX: usize = 249;
 
 /// One `[[sink]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +32,12 @@ pub enum SinkSpec {
         history_keep: Duration,
     },
     Mongodb(MongodbSpec),
+    /// A topic of the log that the server has.
+    Topic {
+        topic: String,
+        /// At most this often.
+        every: Duration,
+    },
 }
 
 /// A sink of the kind `mongodb`.
@@ -82,35 +91,58 @@ impl SinkSpec {
         match self {
             SinkSpec::Sqlite { .. } => "sqlite",
             SinkSpec::Mongodb(_) => "mongodb",
+            SinkSpec::Topic { .. } => "topic",
         }
     }
 
     /// At most this often it is written.
     pub fn every(&self) -> Duration {
         match self {
-            SinkSpec::Sqlite { every, .. } | SinkSpec::Mongodb(MongodbSpec { every, .. }) => *every,
+            SinkSpec::Sqlite { every, .. }
+            | SinkSpec::Mongodb(MongodbSpec { every, .. })
+            | SinkSpec::Topic { every, .. } => *every,
         }
     }
 }
 
 const SQLITE: &[&str] = &["kind", "path", "every", "history_step", "history_keep"];
+const TOPIC: &[&str] = &["kind", "topic", "every"];
 const MONGODB: &[&str] =
     &["kind", "uri", "uri_env", "uri_file", "database", "collection", "every", "transactions", "shape"];
 
 pub(super) fn read(field: &Field<'_>, faults: &mut Faults) -> Option<SinkSpec> {
-    let is_mongodb = match &field.node.kind {
+    let is = |wanted: &str| match &field.node.kind {
         Kind::Table(members) => {
-            members.iter().any(|m| m.key == "kind" && matches!(&m.node.kind, Kind::Text(kind) if kind == "mongodb"))
+            members.iter().any(|m| m.key == "kind" && matches!(&m.node.kind, Kind::Text(kind) if kind == wanted))
         }
         _ => false,
     };
-    let sink = Section::open(&*field.path, field.node, if is_mongodb { MONGODB } else { SQLITE }, faults)?;
-    let kind = sink.need("kind", "say where results go: kind = \"sqlite\" or \"mongodb\"", faults);
-    let kind = kind.and_then(|f| f.one_of("kind of sink", &["sqlite", "mongodb"], faults));
+    let (is_mongodb, is_topic) = (is("mongodb"), is("topic"));
+    let keys = if is_mongodb {
+        MONGODB
+    } else if is_topic {
+        TOPIC
+    } else {
+        SQLITE
+    };
+    let sink = Section::open(&*field.path, field.node, keys, faults)?;
+    let kind = sink.need("kind", "say where results go: kind = \"sqlite\", \"mongodb\" or \"topic\"", faults);
+    let kind = kind.and_then(|f| f.one_of("kind of sink", &["sqlite", "mongodb", "topic"], faults));
     let every = span(&sink, "every", Duration::from_secs(1), ("100ms", "1h"), faults);
     if is_mongodb {
         let spec = mongodb(&sink, faults);
         return Some(SinkSpec::Mongodb(MongodbSpec { every: every?, ..spec? }));
+    }
+    if is_topic {
+        let topic = sink.need("topic", "name the topic to write, like topic = \"results\"", faults)?;
+        let name = topic.text("the name of a topic", faults)?;
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let is_good = (1..=TOPIC_BYTES_MAX).contains(&name.len()) && name.chars().all(good);
+        if !is_good || name == "." || name == ".." || name.starts_with("__") {
+            let what = "is no name of a topic: 1 to 249 letters, digits, '.', '_' or '-', not beginning with \"__\"";
+            return topic.fault(faults, what);
+        }
+        return Some(SinkSpec::Topic { topic: name.to_owned(), every: every? });
     }
     let path = sink
         .need("path", "name the file to write, like path = \"results.db\"", faults)
@@ -226,6 +258,7 @@ pub(super) fn unshared(sinks: &[SinkSpec], field: &Field<'_>, faults: &mut Fault
     let Kind::List(nodes) = &field.node.kind else { return };
     let share = |a: &SinkSpec, b: &SinkSpec| match (a, b) {
         (SinkSpec::Sqlite { path: a, .. }, SinkSpec::Sqlite { path: b, .. }) => a == b,
+        (SinkSpec::Topic { topic: a, .. }, SinkSpec::Topic { topic: b, .. }) => a == b,
         (SinkSpec::Mongodb(a), SinkSpec::Mongodb(b)) => {
             (&a.uri, &a.database, &a.collection) == (&b.uri, &b.database, &b.collection)
         }
@@ -236,9 +269,22 @@ pub(super) fn unshared(sinks: &[SinkSpec], field: &Field<'_>, faults: &mut Fault
             let (key, what) = match sink {
                 SinkSpec::Sqlite { .. } => ("path", "file"),
                 SinkSpec::Mongodb(_) => ("collection", "collection"),
+                SinkSpec::Topic { .. } => ("topic", "topic"),
             };
             let at = format!("{}[{i}].{key}", field.path);
             faults.push(node.line, at, format!("is the {what} of sink[{first}] already; name another"));
+        }
+    }
+}
+
+/// A job that reads what it writes would never come to an end.
+pub(super) fn apart(sinks: &[SinkSpec], inputs: &[InputSpec], field: &Field<'_>, faults: &mut Faults) {
+    let Kind::List(nodes) = &field.node.kind else { return };
+    for (i, (sink, node)) in sinks.iter().zip(nodes).enumerate() {
+        if let SinkSpec::Topic { topic, .. } = sink
+            && inputs.iter().any(|input| input.topic == *topic)
+        {
+            faults.push(node.line, format!("{}[{i}].topic", field.path), "is read by this job; name another");
         }
     }
 }

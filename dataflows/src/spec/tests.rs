@@ -221,7 +221,7 @@ fn an_unknown_name_is_refused_with_those_that_there_are() {
     let window = fault_of(with_tally("window = { size = '1m' }"));
     assert!(window.starts_with("tally.window: is no key that is known here; there are subject, group"), "{window}");
     assert!(fault_of(with_tally("agregates = ['sum']")).contains("did you mean \"aggregates\"?"));
-    let sink = format!("{HEAD}[tally]\n[[sink]]\nkind = 'mongodb'\npath = 'a'\n");
+    let sink = format!("{HEAD}[tally]\n[[sink]]\nkind = 'postgres'\npath = 'a'\n");
     assert!(fault_of(parse(&sink)).contains("there are sqlite"));
     for message in [window, fault_of(parse(&sink))] {
         assert!(!message.contains("implemented"));
@@ -400,10 +400,10 @@ fn an_input_is_bounded_by_names_times_or_offsets() {
 #[test]
 fn sinks_have_bounds_and_files_of_their_own() {
     let sinks = |lines: &str| parse(&format!("{HEAD}[tally]\n[[sink]]\nkind = 'sqlite'\n{lines}\n")).map(|j| j.sinks);
-    let SinkSpec::Sqlite { every, history_step, history_keep, .. } =
-        &sinks("path = 'a'\nevery = '100ms'\nhistory_step = '1m'\nhistory_keep = '30d'").unwrap()[0];
+    let sink = sinks("path = 'a'\nevery = '100ms'\nhistory_step = '1m'\nhistory_keep = '30d'").unwrap().remove(0);
+    let SinkSpec::Sqlite { every, history_step, history_keep, .. } = sink else { panic!("{sink:?}") };
     let spans = (Duration::from_millis(100), Duration::from_secs(60), Duration::from_secs(30 * 86_400));
-    assert_eq!((*every, *history_step, *history_keep), spans);
+    assert_eq!((every, history_step, history_keep), spans);
     for lines in [
         "path = ''",
         "path = 3",
@@ -453,4 +453,18 @@ proptest! {
         }
         let _ = parse_json(&damaged);
     }
+}
+
+#[test]
+fn a_sink_in_a_topic_has_a_name_of_its_own() {
+    let sink = |lines: &str| parse(&format!("{HEAD}[tally]\n[[sink]]\nkind = 'topic'\n{lines}\n")).map(|j| j.sinks);
+    let spec = SinkSpec::Topic { topic: "results".into(), every: Duration::from_secs(1) };
+    assert_eq!(sink("topic = 'results'").unwrap(), [spec]);
+    for name in ["", "__results", "a b", ".."] {
+        assert!(fault_of(sink(&format!("topic = '{name}'"))).starts_with("sink[0].topic: is no name"), "{name}");
+    }
+    let input = parse(&format!("{HEAD}[tally]\n")).unwrap().inputs[0].topic.clone();
+    assert!(fault_of(sink(&format!("topic = '{input}'"))).contains("is read by this job"));
+    assert!(fault_of(sink("topic = 'a'\n[[sink]]\nkind = 'topic'\ntopic = 'a'")).contains("is the topic of sink[0]"));
+    assert!(fault_of(sink("topic = 'a'\npath = 'b'")).starts_with("sink[0].path: is no key"));
 }

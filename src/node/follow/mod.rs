@@ -106,7 +106,7 @@ impl Node {
                 job.clone(),
                 form,
                 (index, sink.clone()),
-                &self.config.data_dir,
+                (&self.config.data_dir, self.log.clone()),
                 self.generation.clone(),
                 self.polls.clone(),
             );

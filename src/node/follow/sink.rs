@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tallyflow_connectors::log::Log;
 use tallyflow_connectors::sinks::{self, Ending, Grain, Opening, Sink, SinkEpoch, SinkError, SinkLine, SinkPoll};
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::number::Decimal;
@@ -21,6 +22,7 @@ pub struct SinkFollower {
     form: u64,
     index: usize,
     spec: SinkSpec,
+    log: Arc<dyn Log>,
     opening: Opening,
     generation: Arc<Generation>,
     polls: Arc<Mutex<Polls>>,
@@ -35,7 +37,7 @@ impl SinkFollower {
         job: Arc<Job>,
         form: u64,
         (index, spec): (usize, SinkSpec),
-        data_dir: &Path,
+        (data_dir, log): (&Path, Arc<dyn Log>),
         generation: Arc<Generation>,
         polls: Arc<Mutex<Polls>>,
     ) -> SinkFollower {
@@ -49,7 +51,7 @@ impl SinkFollower {
             writer: generation.writer(),
             take_over_ms: job.take_over_ms(),
         };
-        SinkFollower { job, form, index, spec, opening, generation, polls, written: None, status, sink: None }
+        SinkFollower { job, form, index, spec, log, opening, generation, polls, written: None, status, sink: None }
     }
 
     /// What the changed subjects are polls of. Not asked while the results are held: it has a lock of its own.
@@ -89,7 +91,7 @@ impl Follow for SinkFollower {
             Some(sink) => sink,
             None => {
                 self.opening.aggregates = aggregates;
-                self.sink.insert(sinks::open(&self.spec, &self.opening, ending)?)
+                self.sink.insert(sinks::open(&self.spec, &self.opening, &self.log, ending)?)
             }
         };
         let grain = sink.grain();

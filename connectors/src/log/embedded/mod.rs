@@ -33,7 +33,9 @@ mod writer;
 
 pub use error::OpenError;
 
-use super::{APPEND_KEY_BYTES_MAX, Log, OwnedRecord, Subscriber, TopicConfig, TopicError, check_topic, digest};
+use super::{
+    APPEND_KEY_BYTES_MAX, Batches, Log, OwnedRecord, Subscriber, TopicConfig, TopicError, check_topic, digest,
+};
 use append::Request;
 use error::open_error;
 use housekeeper::WalMeter;
@@ -212,6 +214,10 @@ impl Log for EmbeddedLog {
         self.append_with(topic, records, Some((idempotency_key, Sha256::digest(said).into())))
     }
 
+    fn batches(self: Arc<Self>, _: &str) -> Box<dyn Batches> {
+        Box::new(EmbeddedBatches(self))
+    }
+
     fn subscribe(&self, subscriber: Subscriber) {
         self.subscribers.write().unwrap_or_else(PoisonError::into_inner).push(subscriber);
     }
@@ -224,6 +230,23 @@ impl Log for EmbeddedLog {
         limit: usize,
     ) -> Result<Vec<OwnedRecord>, SourceError> {
         self.reading.read_range(topic, partition, from, limit)
+    }
+}
+
+/// Every append is a whole, and this process the only one that appends.
+struct EmbeddedBatches(Arc<EmbeddedLog>);
+
+impl Batches for EmbeddedBatches {
+    fn begin(&mut self) -> Result<(), ProduceError> {
+        Ok(())
+    }
+
+    fn is_begun(&self) -> bool {
+        true
+    }
+
+    fn append(&mut self, topic: &str, records: &[NewRecord<'_>]) -> Result<(), ProduceError> {
+        self.0.append(topic, records, None).map(drop)
     }
 }
 

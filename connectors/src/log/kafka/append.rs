@@ -21,8 +21,9 @@ use tallyflow_dataflows::source::{Appended, NewRecord, ProduceError};
 pub(super) const RECORD_BYTES_MAX: usize = 1_000_000;
 /// Appends that wait may hold this many bytes together; beyond, appends are refused as busy.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// How long an append waits, a little longer than librdkafka tries.
-const WAIT: Duration = Duration::from_secs(12);
+/// How long an append may take, and how much longer it is waited for than librdkafka tries.
+const LIMIT: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(2);
 /// How long what is known of a topic's partitions is taken for true.
 const TOPIC_KEPT: Duration = Duration::from_secs(10);
 
@@ -67,9 +68,9 @@ impl Delivery {
     }
 
     /// Waits until it is known of every record what has become of it.
-    pub fn wait(&self) -> Result<Appended, (KafkaError, usize)> {
+    pub fn wait(&self, limit: Duration) -> Result<Appended, (KafkaError, usize)> {
         let state = lock(&self.state);
-        let waited = self.done.wait_timeout_while(state, WAIT, |state| state.left > 0);
+        let waited = self.done.wait_timeout_while(state, limit + GRACE, |state| state.left > 0);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.left > 0 {
             return Err((KafkaError::Canceled, state.written));
@@ -120,9 +121,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub fn new(shared: &Arc<Shared>, transactional_id: Option<&str>) -> Result<Client, KafkaError> {
+    pub fn new(shared: &Arc<Shared>, transactions: Option<(&str, Duration)>) -> Result<Client, KafkaError> {
         let context = Appends(Context::new(shared, "appends"));
-        let producer: BaseProducer<Appends> = shared.config.writing(transactional_id).create_with_context(context)?;
+        let producer: BaseProducer<Appends> = shared.config.writing(transactions).create_with_context(context)?;
         let (producer, stop) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
         let (theirs, stopped) = (producer.clone(), stop.clone());
         let run = move || {
@@ -216,7 +217,7 @@ impl Appender {
     pub fn append(&self, topic: &str, records: &[NewRecord<'_>]) -> Result<Appended, ProduceError> {
         let client = self.client()?;
         let delivery = self.send(&client, topic, records)?;
-        delivery.wait().map_err(|error| self.refused(topic, records.len(), error))
+        delivery.wait(LIMIT).map_err(|error| self.refused(topic, records.len(), error))
     }
 
     /// Hands the records of an append to the client.

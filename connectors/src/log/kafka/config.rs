@@ -5,6 +5,7 @@ use rdkafka::error::KafkaError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// How a Kafka cluster is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +71,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("group.id", "no consumer group is joined"),
     ("isolation.level", "what was not committed is not counted"),
     ("metadata.broker.list", "name the brokers with --kafka"),
+    ("transaction.timeout.ms", "it goes with what is written"),
     ("transactional.id", "it tells this server from others"),
 ];
 
@@ -160,19 +162,18 @@ impl KafkaConfig {
     }
 
     /// A client that appends.
-    pub(super) fn writing(&self, transactional_id: Option<&str>) -> ClientConfig {
+    pub(super) fn writing(&self, transactions: Option<(&str, Duration)>) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("linger.ms", "0").set("compression.type", "lz4");
         config.set("batch.num.messages", "100000").set("batch.size", "1000000");
         // A caller that waits is answered in this time.
         config.set("delivery.timeout.ms", "10000").set("request.timeout.ms", "5000");
-        config.set("transaction.timeout.ms", "10000");
         for (name, value) in self.base().config_map() {
             config.set(name, value);
         }
         config.set("enable.idempotence", "true");
-        if let Some(id) = transactional_id {
-            config.set("transactional.id", id);
+        if let Some((id, limit)) = transactions {
+            config.set("transactional.id", id).set("transaction.timeout.ms", limit.as_millis().to_string());
         }
         config
     }

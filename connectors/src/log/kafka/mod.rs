@@ -23,11 +23,12 @@ mod look;
 mod once;
 mod reader;
 mod service;
+mod transactions;
 
 pub use config::{ConfigError, KafkaConfig, QUEUE_BYTES_MAX, Secret};
 pub use figures::{BrokerFigures, Figures};
 
-use super::{Log, OwnedRecord, RangeReader, Subscriber, TopicConfig, TopicError, check_topic, digest};
+use super::{Batches, Log, OwnedRecord, RangeReader, Subscriber, TopicConfig, TopicError, check_topic, digest};
 use append::Appender;
 use client::{Shared, lock};
 use futures_executor::block_on;
@@ -47,9 +48,12 @@ use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::source::{
     Appended, Budget, NewRecord, PartitionSource, ProduceError, Producer, Source, SourceError, TopicState, Waker,
 };
+use transactions::Transactions;
 
 /// What [`Log::read_range`] hands over at most (but always one record).
 const RANGE_BYTES_MAX: usize = 4 << 20;
+/// How long a batch of a sink may take.
+const BATCH_LIMIT: Duration = Duration::from_secs(60);
 /// Topics of Kafka itself, and of this server: not listed.
 const INTERNAL: &str = "__";
 
@@ -149,6 +153,7 @@ pub struct KafkaLog {
     source: KafkaSource,
     appender: Appender,
     once: Once,
+    prefix: String,
 }
 
 impl KafkaLog {
@@ -159,7 +164,7 @@ impl KafkaLog {
         let (shared, looker) = (source.shared.clone(), source.looker.clone());
         let appender = Appender::new(shared.clone(), looker.clone());
         let once = Once::new(shared, looker, format!("{prefix}-appends"), format!("{prefix}-appends"));
-        Ok(KafkaLog { source, appender, once })
+        Ok(KafkaLog { source, appender, once, prefix: prefix.to_owned() })
     }
 
     /// As jobs read it.
@@ -315,8 +320,35 @@ impl Log for KafkaLog {
         Ok(records)
     }
 
+    fn batches(self: Arc<Self>, writer: &str) -> Box<dyn Batches> {
+        let shared = self.source.shared.clone();
+        let id = format!("{}-{writer}", self.prefix);
+        Box::new(KafkaBatches { log: self, transactions: Transactions::new(shared, id, BATCH_LIMIT) })
+    }
+
     /// Readers of Kafka hear by themselves.
     fn subscribe(&self, _: Subscriber) {}
+}
+
+/// Each batch is a transaction.
+struct KafkaBatches {
+    log: Arc<KafkaLog>,
+    transactions: Transactions,
+}
+
+impl Batches for KafkaBatches {
+    fn begin(&mut self) -> Result<(), ProduceError> {
+        self.transactions.begin()
+    }
+
+    fn is_begun(&self) -> bool {
+        self.transactions.is_begun()
+    }
+
+    fn append(&mut self, topic: &str, records: &[NewRecord<'_>]) -> Result<(), ProduceError> {
+        let written = self.transactions.write(&self.log.appender, |transaction| transaction.append(topic, records));
+        written.map(drop).map_err(|broken| broken.error)
+    }
 }
 
 impl KafkaLog {
