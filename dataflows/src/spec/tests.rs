@@ -400,8 +400,8 @@ fn an_input_is_bounded_by_names_times_or_offsets() {
 #[test]
 fn sinks_have_bounds_and_files_of_their_own() {
     let sinks = |lines: &str| parse(&format!("{HEAD}[tally]\n[[sink]]\nkind = 'sqlite'\n{lines}\n")).map(|j| j.sinks);
-    let SinkSpec::Sqlite { every, history_step, history_keep, .. } =
-        &sinks("path = 'a'\nevery = '100ms'\nhistory_step = '1m'\nhistory_keep = '30d'").unwrap()[0];
+    let read = sinks("path = 'a'\nevery = '100ms'\nhistory_step = '1m'\nhistory_keep = '30d'").unwrap();
+    let SinkSpec::Sqlite { every, history_step, history_keep, .. } = &read[0] else { panic!("{read:?}") };
     let spans = (Duration::from_millis(100), Duration::from_secs(60), Duration::from_secs(30 * 86_400));
     assert_eq!((*every, *history_step, *history_keep), spans);
     for lines in [
