@@ -451,7 +451,7 @@ fn a_mongodb_sink_names_its_server_in_one_of_three_ways_and_no_fault_shows_it() 
         ("uri_env = 'A B'\ndatabase = 'd'\ncollection = 'c'", "sink[0].uri_env: is no name of a variable"),
         ("uri = 'hunter2://h'\ndatabase = 'd'\ncollection = 'c'", "sink[0].uri: must begin with mongodb://"),
         ("uri = 'mongodb://h'\ndatabase = 'd'\ncollection = 'c'\ntransactions = 1", "sink[0].transactions: must be"),
-        ("uri = 'mongodb://h'\nshape = 'table'", "sink[0].shape: "),
+        ("uri = 'mongodb://h'\ndatabase = 'd'\ncollection = 'c'\nshape = 'table'", "sink[0].shape: "),
         ("uri = 'mongodb://h'\ndatabase = 'd'\ncollection = 'c'\npath = 'x'", "sink[0].path: is no key"),
     ] {
         let fault = fault_of(sink(lines));
