@@ -37,7 +37,7 @@ fn nobody() -> String {
 const COMMANDS: [(&[&str], &str); 32] = [
     (&["demo"], "--data-dir"),
     (&["serve"], "--config"),
-    (&["submit"], "--server"),
+    (&["submit"], "--take-over"),
     (&["jobs"], "--format"),
     (&["job"], "--format"),
     (&["pause"], "--server"),

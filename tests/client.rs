@@ -188,6 +188,8 @@ fn a_replacement_is_waited_for() {
     let lines: Vec<String> = server.requests().into_iter().map(|request| request.line).collect();
     let ask = "GET /api/jobs/moods HTTP/1.1";
     assert_eq!(lines, ["POST /api/jobs?replace=true HTTP/1.1", ask, ask]);
+    let (server, _) = replaced(&[("running", "null")], &["--take-over"]);
+    assert_eq!(server.requests()[0].line, "POST /api/jobs?replace=true&take_over=true HTTP/1.1");
     let (_, output) = replaced(&[("running", UNDER_WAY), ("running", "null")], &["--format", "json"]);
     assert_eq!(stdout(&output), job("running", "null") + "\n");
 }

@@ -400,7 +400,7 @@ fn a_server_that_comes_back_without_what_it_confirmed_is_noticed_and_all_is_writ
 #[test]
 fn a_server_that_is_killed_while_an_epoch_is_written_has_whole_subjects_and_gets_the_rest_later() {
     let Some(stand) = Stand::up() else { return };
-    const COUNT: usize = 6_000;
+    const COUNT: usize = 2_500;
     let mut sink = sink(&stand, "j");
     take(&mut sink, &many(1, true, COUNT)).unwrap();
     for number in 2..5 {
@@ -563,7 +563,7 @@ fn no_error_and_no_place_shows_a_password() {
 #[ignore = "a measurement"]
 fn measured_against_plain_inserts() {
     let Some(stand) = Stand::up() else { return };
-    const COUNT: usize = 20_000;
+    const COUNT: usize = 2_000;
     let mut sink = sink(&stand, "j");
     let timed = |what: &str, took: Duration| {
         let rate = COUNT as f64 / took.as_secs_f64();

@@ -171,6 +171,9 @@ async fn a_job_is_replaced_or_submitted_and_its_dead_letters_are_redriven() {
     assert_eq!((in_the_way.status.as_u16(), &in_the_way.json()["detail"]), (409, &json!("it is paused: resume it")));
     assert_eq!(server.send("POST", "/api/jobs?replace=true", &toml, "bad").await.status.as_u16(), 422);
     assert_eq!(server.send("POST", "/api/jobs?replace=yes", &toml, "good").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(server.send("POST", "/api/jobs?take_over=yes", &toml, "good").await.status, StatusCode::BAD_REQUEST);
+    let told = server.send("POST", "/api/jobs?replace=true&take_over=true", &toml, "good").await;
+    assert_eq!(told.status, StatusCode::OK);
     let redriven = server.post("/api/jobs/good/dead-letters/redrive", "").await;
     assert_eq!((redriven.status.as_u16(), redriven.header("location")), (202, "/api/jobs/good"));
     assert_eq!(server.post("/api/jobs/none/dead-letters/redrive", "").await.status, StatusCode::NOT_FOUND);

@@ -221,8 +221,8 @@ fn an_unknown_name_is_refused_with_those_that_there_are() {
     let window = fault_of(with_tally("window = { size = '1m' }"));
     assert!(window.starts_with("tally.window: is no key that is known here; there are subject, group"), "{window}");
     assert!(fault_of(with_tally("agregates = ['sum']")).contains("did you mean \"aggregates\"?"));
-    let sink = format!("{HEAD}[tally]\n[[sink]]\nkind = 'postgres'\npath = 'a'\n");
-    assert!(fault_of(parse(&sink)).contains("there are sqlite"));
+    let sink = format!("{HEAD}[tally]\n[[sink]]\nkind = 'mysql'\npath = 'a'\n");
+    assert!(fault_of(parse(&sink)).contains("there are sqlite, mongodb, topic"));
     for message in [window, fault_of(parse(&sink))] {
         assert!(!message.contains("implemented"));
     }
@@ -418,6 +418,49 @@ fn sinks_have_bounds_and_files_of_their_own() {
     );
     let many = "path = 'a'\n".to_string() + &"[[sink]]\n".repeat(16);
     assert!(fault_of(sinks(&many)).contains("17 elements, more than the 16"));
+}
+
+#[test]
+fn a_mongodb_sink_names_its_server_in_one_of_three_ways_and_no_fault_shows_it() {
+    let sink = |lines: &str| parse(&format!("{HEAD}[tally]\n[[sink]]\nkind = 'mongodb'\n{lines}\n")).map(|j| j.sinks);
+    let whole = "database = 'd'\ncollection = 'c.x'\nevery = '2s'\ntransactions = true";
+    let wanted = |uri: Uri| MongodbSpec {
+        uri,
+        database: "d".into(),
+        collection: "c.x".into(),
+        every: Duration::from_secs(2),
+        transactions: true,
+        shape: MongodbShape::Tallies,
+    };
+    for (line, uri) in [
+        ("uri = 'mongodb://u:p@h'", Uri::Text("mongodb://u:p@h".into())),
+        ("uri_env = 'MONGODB_URI'", Uri::Env("MONGODB_URI".into())),
+        ("uri_file = 'secrets/uri'", Uri::File("secrets/uri".into())),
+    ] {
+        assert_eq!(sink(&format!("{line}\n{whole}")), Ok(vec![SinkSpec::Mongodb(wanted(uri))]));
+    }
+    // As socialpoll has it, unless said.
+    let SinkSpec::Mongodb(polls) = &sink("uri = 'mongodb://h'\nshape = 'socialpoll'").unwrap()[0] else { panic!() };
+    assert_eq!((&*polls.database, &*polls.collection, polls.transactions), ("ballots", "polls", false));
+    for (lines, key) in [
+        ("database = 'd'\ncollection = 'c'", "sink[0].uri: is missing"),
+        ("uri = 'mongodb://h'\ncollection = 'c'", "sink[0].database: is missing"),
+        ("uri = 'mongodb://h'\ndatabase = 'a.b'\ncollection = 'c'", "sink[0].database: is no name"),
+        ("uri = 'mongodb://h'\ndatabase = 'd'\ncollection = 'system.c'", "sink[0].collection: is no name"),
+        ("uri = 'mongodb://h'\nuri_env = 'A'\ndatabase = 'd'\ncollection = 'c'", "sink[0].uri_env: stands beside uri"),
+        ("uri_env = 'A B'\ndatabase = 'd'\ncollection = 'c'", "sink[0].uri_env: is no name of a variable"),
+        ("uri = 'hunter2://h'\ndatabase = 'd'\ncollection = 'c'", "sink[0].uri: must begin with mongodb://"),
+        ("uri = 'mongodb://h'\ndatabase = 'd'\ncollection = 'c'\ntransactions = 1", "sink[0].transactions: must be"),
+        ("uri = 'mongodb://h'\ndatabase = 'd'\ncollection = 'c'\nshape = 'table'", "sink[0].shape: "),
+        ("uri = 'mongodb://h'\ndatabase = 'd'\ncollection = 'c'\npath = 'x'", "sink[0].path: is no key"),
+    ] {
+        let fault = fault_of(sink(lines));
+        assert!(fault.starts_with(key) && !fault.contains("hunter2"), "{lines}: {fault}");
+    }
+    let twice = format!("uri = 'mongodb://h'\n{whole}\n[[sink]]\nkind = 'mongodb'\nuri = 'mongodb://h'\n{whole}");
+    assert!(fault_of(sink(&twice)).starts_with("sink[1].collection: is the collection of sink[0] already"));
+    let shown = format!("{:?}", sink(&format!("uri = 'mongodb://u:hunter2@h'\n{whole}")));
+    assert!(shown.contains("Mongodb") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

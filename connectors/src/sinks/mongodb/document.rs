@@ -42,11 +42,6 @@ pub(super) fn time(ms: i64) -> DateTime {
     DateTime::from_millis(ms)
 }
 
-/// What is not later than this turn and epoch.
-fn fence(turn: i64, epoch: i64) -> [Document; 2] {
-    [doc! { "turn": { "$lt": turn } }, doc! { "turn": turn, "epoch": { "$lte": epoch } }]
-}
-
 impl Shape {
     pub fn new(shape: MongodbShape, job: &str) -> Shape {
         Shape { shape, job: job.to_owned() }
@@ -87,18 +82,29 @@ impl Shape {
         there.chain(gone)
     }
 
-    /// What a run's first epoch does to the documents that it did not write: those subjects are gone.
+    /// What a run's first epoch does before all else, where epochs begin anew: what later ones have left is
+    /// removed.
+    pub fn clearing(&self, epoch: &SinkEpoch, turn: i64) -> (Command, Document) {
+        let mut filter = self.all_of_job();
+        filter.extend(doc! { "turn": { "$lt": turn }, "epoch": { "$gt": epoch.epoch.0 as i64 } });
+        self.remove(filter, epoch, turn)
+    }
+
+    /// And last, to the documents that it did not write: those subjects are gone.
     pub fn leftovers(&self, epoch: &SinkEpoch, turn: i64) -> (Command, Document) {
-        let number = epoch.epoch.0 as i64;
-        let older = doc! { "turn": turn, "epoch": { "$lt": number } };
+        let older = doc! { "turn": turn, "epoch": { "$lt": epoch.epoch.0 as i64 } };
         let mut filter = self.all_of_job();
         filter.insert("$or", vec![doc! { "turn": { "$lt": turn } }, older]);
+        self.remove(filter, epoch, turn)
+    }
+
+    fn remove(&self, filter: Document, epoch: &SinkEpoch, turn: i64) -> (Command, Document) {
         match self.shape {
             MongodbShape::Socialpoll => (Command::Delete, doc! { "q": filter, "limit": 0 }),
             MongodbShape::Tallies => {
                 let none = Bson::Array(Vec::new());
                 let set = doc! {
-                    "epoch": number, "turn": turn, "at": time(epoch.at_ms), "removed": true,
+                    "epoch": epoch.epoch.0 as i64, "turn": turn, "at": time(epoch.at_ms), "removed": true,
                     "total": Bson::Null, "lines": 0_i64, "tallies": none,
                 };
                 let change = doc! { "$set": set, "$unset": { "truncated": 1 } };
@@ -107,9 +113,9 @@ impl Shape {
         }
     }
 
+    /// The document, unless a later one stands there.
     fn filter(&self, epoch: &SinkEpoch, turn: i64, id: &Bson) -> RawBson {
-        let [earlier, own] = fence(turn, epoch.epoch.0 as i64);
-        raw(doc! { "_id": id, "$or": [earlier, own] })
+        raw(doc! { "_id": id, "turn": { "$lte": turn }, "epoch": { "$lte": epoch.epoch.0 as i64 } })
     }
 
     fn delete(&self, epoch: &SinkEpoch, turn: i64, subject: &str) -> Statement {

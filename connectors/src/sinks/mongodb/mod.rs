@@ -12,9 +12,10 @@
 //!
 //! **The fence.** Each run that begins to write takes a *turn*, a number above all before, in the snapshot
 //! document, and each document holds the turn and the epoch that wrote it. A write replaces a document only
-//! where that is not later than its own: `{_id, $or: [{turn: {$lt: t}}, {turn: t, epoch: {$lte: e}}]}` with
-//! upsert. Where it does not match, the upsert meets the `_id` that is there, and the server answers 11000:
-//! a later one stands. So whoever was frozen in the middle of an epoch writes nothing when it wakes up.
+//! where neither is later than its own: `{_id, turn: {$lte: t}, epoch: {$lte: e}}` with upsert. Where that
+//! does not match, the upsert meets the `_id` that is there, and the server answers 11000: a later one
+//! stands. So whoever was frozen in the middle of an epoch writes nothing over others when it wakes up.
+//! Where epochs begin anew (`--take-over`), what later ones have left is removed first, under the new turn.
 //!
 //! **Lost writes.** A server may come back without what it has confirmed. The snapshot document is then
 //! older than what was written last, or not there; and within an epoch the connection was another. Both end
@@ -200,6 +201,10 @@ impl MongodbSink {
 
     /// Writes the subjects of an epoch, all but those that the server refuses.
     fn subjects(&mut self, epoch: &SinkEpoch, turn: i64, ending: &Ending) -> Result<(), SinkError> {
+        if epoch.reset {
+            let (command, statement) = self.shape.clearing(epoch, turn);
+            self.link.write_many(command, &statement, ending)?;
+        }
         let mut refused: Vec<Rejected> = Vec::new();
         let mut batch = Batch::default();
         for statement in self.shape.statements(epoch, turn) {
