@@ -2,6 +2,7 @@
 //! that it comes whole, at one epoch.
 
 use crate::claim::LineId;
+use crate::engine::cluster::{Note, Order};
 use crate::engine::facts::{ClaimChanges, Fact};
 use crate::engine::job::Job;
 use crate::operators::tally::Sums;
@@ -44,6 +45,20 @@ struct Over {
     given_up: HashSet<u64>,
 }
 
+/// Ends a refill here, and in the other processes of a cluster before they are ordered anything else.
+fn end(job: &Job, number: u64, shown: bool) {
+    if let Some(mut book) = job.book_mut() {
+        if shown {
+            book.finish_refill(number);
+        } else {
+            book.give_up_refill(number);
+        }
+    }
+    if let Some(wire) = job.wire() {
+        wire.tell_all(Note::Order(Box::new(Order::EndRefill { job: job.id, number, shown })));
+    }
+}
+
 impl Showing {
     pub fn new(job: Arc<Job>, workers: usize) -> Self {
         Showing {
@@ -69,6 +84,10 @@ impl Showing {
             return;
         };
         let number = *refill;
+        // Some workers hear later than others that it is over.
+        if self.over.shown.contains(&number) || self.over.given_up.contains(&number) {
+            return;
+        }
         let progress = self.refill.get_or_insert_with(|| Progress { number, ..Progress::default() });
         match fact {
             Fact::Refilling { worker, records, of, .. } => {
@@ -88,15 +107,11 @@ impl Showing {
         if let Some(progress) = &mut self.refill {
             let number = progress.number;
             if let Some(error) = progress.failed.take() {
-                if let Some(mut book) = self.job.book_mut() {
-                    book.give_up_refill(number);
-                }
+                end(&self.job, number, false);
                 self.over.given_up.insert(number);
                 events.push(PollEvent::RefillFailed { number, error });
             } else if progress.ended == self.workers {
-                if let Some(mut book) = self.job.book_mut() {
-                    book.finish_refill(number);
-                }
+                end(&self.job, number, true);
                 self.over.shown.insert(number);
                 events.push(PollEvent::Refilled { number });
             } else if !progress.told {
