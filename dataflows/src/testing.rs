@@ -489,7 +489,12 @@ impl Bench {
 
     /// Takes an event that is there; whether there was one.
     pub fn take_one(&mut self) -> bool {
-        self.engines.next(Duration::ZERO).map(|event| self.take(event)).is_some()
+        self.take_within(Duration::ZERO)
+    }
+
+    /// Takes an event if one comes within so long; whether one came.
+    pub fn take_within(&mut self, within: Duration) -> bool {
+        self.engines.next(within).map(|event| self.take(event)).is_some()
     }
 
     fn take(&mut self, event: EngineEvent) {

@@ -57,7 +57,7 @@ pub struct Checkpoint {
     pub offsets: Vec<ReadTo>,
     /// What had become of records.
     pub records: RecordChanges,
-    /// Of a `polls` job, the polls that readers saw.
+    /// Of a `polls` job, the polls that readers saw, and those that were about to go.
     pub polls: Vec<PollKey>,
     /// All that it needs, oldest first.
     pub files: Vec<File>,

@@ -18,6 +18,7 @@ use crate::ids::Epoch;
 use crate::spec::polls::PollKey;
 use crate::update::{CheckpointEvent, EngineEvent, JobId, ReadTo};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -42,6 +43,8 @@ pub enum Piece {
         takers: usize,
         outbox: Outbox,
         rewrite: Rewrite,
+        /// Where the number of the last manifest is noted.
+        last: Arc<AtomicU64>,
         /// In a cluster.
         part: Option<Part>,
     },
@@ -68,9 +71,8 @@ pub enum Piece {
 
 /// A process's part in a checkpoint of a cluster.
 pub enum Part {
-    /// The leader's: it waits for so many others, which are told of the checkpoint with the number that its
-    /// manifest will have; without one it does not come about.
-    OfAll { parts: usize, due: Box<dyn FnOnce(Option<u64>) + Send> },
+    /// The leader's: it waits for so many others.
+    OfAll { parts: usize },
     /// Another's, of which the leader is told.
     OfOne { manifest: u64, wire: Arc<Wire> },
 }
@@ -123,6 +125,7 @@ struct Taking {
     number: u64,
     outbox: Outbox,
     rewrite: Rewrite,
+    last: Arc<AtomicU64>,
     began: Instant,
     /// The number that its manifest will have.
     manifest_number: u64,
@@ -169,26 +172,21 @@ impl Writer {
                 }
                 self.jobs.insert(job, folder);
             }
-            Piece::Begin { number, takers, outbox, rewrite, part } => {
+            Piece::Begin { number, takers, outbox, rewrite, last, part } => {
                 let Some(folder) = folder else {
-                    if let Some(Part::OfAll { due, .. }) = part {
-                        due(None);
-                    }
                     let event = CheckpointEvent::Failed { error: "the job was not taken up".to_owned(), again: false };
                     return outbox.send(EngineEvent::Checkpoint { job, number, event });
                 };
                 let (manifest_number, parts_left, of_one) = match part {
                     None => (folder.last + 1, 0, None),
-                    Some(Part::OfAll { parts, due }) => {
-                        due(Some(folder.last + 1));
-                        (folder.last + 1, parts, None)
-                    }
+                    Some(Part::OfAll { parts }) => (folder.last + 1, parts, None),
                     Some(Part::OfOne { manifest, wire }) => (manifest, 0, Some((wire, Vec::new()))),
                 };
                 folder.taking = Some(Taking {
                     number,
                     outbox,
                     rewrite,
+                    last,
                     began: Instant::now(),
                     manifest_number,
                     left: takers,
@@ -273,7 +271,11 @@ impl Writer {
 enum Written {
     NotYet,
     /// What this process has of it is, and the leader is to be told.
-    Part { wire: Arc<Wire>, files: Vec<File>, frames: Vec<PartFrame> },
+    Part {
+        wire: Arc<Wire>,
+        files: Vec<File>,
+        frames: Vec<PartFrame>,
+    },
     Whole(Checkpoint),
     /// Another engine has taken the job up.
     Fenced,
@@ -374,6 +376,7 @@ impl Folder {
         crash::point("checkpoint::written");
         let checkpoint = checkpoint.clone();
         self.last = number;
+        taking.last.store(number, Ordering::Release);
         self.kept.push((number, checkpoint.files.clone()));
         *taking.rewrite.lock().unwrap_or_else(PoisonError::into_inner) = to_rewrite(&self.needed, &checkpoint.files);
         Ok(Written::Whole(checkpoint))

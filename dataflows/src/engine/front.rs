@@ -117,6 +117,9 @@ impl Fronting {
                 let up = install.keep.as_ref().map(|place| self.take_up(install.job, place, &is_of_use));
                 let Up { taken, origin, told } = up.unwrap_or_default();
                 let job = self.shared.make_job(&install, origin);
+                if let Taken::Claimed { claim, .. } = taken {
+                    job.claimed(claim);
+                }
                 self.tell(Order::Install { install: install.clone(), taken });
                 if let Some(told) = told {
                     job.outbox.send(told);
@@ -126,6 +129,9 @@ impl Fronting {
             Command::Keep { job, place } => {
                 let of_another_form = |_: &Checkpoint| Err("it is of what was there before".to_owned());
                 let Up { taken, .. } = self.take_up(job, &place, &of_another_form);
+                if let (Taken::Claimed { claim, .. }, Some(job)) = (&taken, self.shared.job(job)) {
+                    job.claimed(*claim);
+                }
                 self.tell(Order::Keep { job, place, taken });
             }
             Command::Polls { job, change } => {
@@ -134,9 +140,17 @@ impl Fronting {
             }
             command => {
                 self.tell(Order::Pass(command.clone()));
-                self.shared.push(Task::Other(Arc::new(command)));
+                self.pass(command);
             }
         }
+    }
+
+    fn pass(&self, command: Command) {
+        if let Command::RaiseEpochLimit(limit) = command {
+            // It holds for jobs that come after it too.
+            self.shared.epoch_limit.fetch_max(limit.0, Ordering::AcqRel);
+        }
+        self.shared.push(Task::Other(Arc::new(command)));
     }
 
     /// Does what the leader orders.
@@ -150,7 +164,7 @@ impl Fronting {
                 self.shared.push(Task::Install(job, Arc::new(*install)));
             }
             Order::Keep { job, place, taken } => drop(self.taken_by_leader(job, &place, taken)),
-            Order::Pass(command) => self.shared.push(Task::Other(Arc::new(command))),
+            Order::Pass(command) => self.pass(command),
             Order::Freeze { job, order } => {
                 let positions = self.shared.job(job).map(|job| job.freeze_polls()).unwrap_or_default();
                 wire.tell_leader(Note::Obeyed { order, positions });

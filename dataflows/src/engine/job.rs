@@ -4,10 +4,10 @@ use crate::checkpoint::Kind;
 use crate::checkpoint::manifest::{Loaded, Place};
 use crate::claim::{HashKey, Position};
 use crate::decode::Formats;
-use crate::engine::{PollChange, lock};
 use crate::engine::checkpoints::{Message, Part, Piece, Rewrite};
 use crate::engine::clock::{EpochClock, Tell};
 use crate::engine::cluster::{Due, Note, Wire};
+use crate::engine::{PollChange, lock};
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::jobs::polls::book::Book;
 use crate::source::SourceError;
@@ -16,7 +16,7 @@ use crate::spec::{Dataflow, JobSpec};
 use crate::update::{EngineEvent, JobId, PollEvent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -109,6 +109,8 @@ pub struct Job {
     writer: Option<Sender<Message>>,
     /// The key groups that the next checkpoint is to hold whole, so that old files become needless.
     rewrite: Rewrite,
+    /// The number of its last manifest, or of the claim; 0: nothing is kept of it.
+    last_manifest: Arc<AtomicU64>,
     /// What it goes on from, until it stands on every worker.
     from: Mutex<Option<Origin>>,
     /// Set by whoever fails first; nothing is read or told after it.
@@ -163,6 +165,7 @@ impl Job {
             due: Mutex::new(None),
             writer: keeping.writer,
             rewrite: Rewrite::default(),
+            last_manifest: Arc::default(),
             from: Mutex::new(keeping.from),
             failed: AtomicBool::new(false),
             built: AtomicUsize::new(0),
@@ -194,7 +197,7 @@ impl Job {
     /// A worker, of the process's `workers`, brings the command to write a checkpoint. The last of them
     /// begins it, of the epoch that is open: by then the dataflow stands on all. In a cluster the epoch is
     /// held instead, until the leader has heard where those of all processes are.
-    pub fn begin_checkpoint(self: &Arc<Self>, number: u64, workers: usize) {
+    pub fn begin_checkpoint(&self, number: u64, workers: usize) {
         {
             let mut asked = lock(&self.asked);
             if asked.0 != number {
@@ -223,11 +226,12 @@ impl Job {
 
     fn begin(&self, number: u64, part: Option<Part>) -> Piece {
         let takers = self.takers.load(Ordering::Acquire);
-        Piece::Begin { number, takers, outbox: self.outbox.clone(), rewrite: self.rewrite.clone(), part }
+        let (outbox, rewrite) = (self.outbox.clone(), self.rewrite.clone());
+        Piece::Begin { number, takers, outbox, rewrite, last: self.last_manifest.clone(), part }
     }
 
     /// On the leader: a process holds its clock at that epoch. With the last of them the checkpoint begins.
-    pub fn held_by(self: &Arc<Self>, process: usize, number: u64, epoch: u64) {
+    pub fn held_by(&self, process: usize, number: u64, epoch: u64) {
         let Some(wire) = self.wire() else { return };
         let mut held = lock(&self.held);
         if held.0 != number {
@@ -238,16 +242,18 @@ impl Job {
             return;
         }
         let epoch = held.1.values().max().copied().unwrap_or(epoch);
-        let (job, wire) = (self.clone(), wire.clone());
-        // The writer knows what number its manifest will have.
-        let due = move |manifest: Option<u64>| {
-            let rewrite = lock(&job.rewrite).clone();
-            let due = manifest.map(|manifest| Due { number, epoch, manifest, rewrite });
-            wire.tell_all(Note::Release { job: job.id, due: due.clone() });
-            job.released(due.as_ref());
-        };
-        let parts = self.wire().map_or(0, |wire| wire.processes() - 1);
-        self.give(self.begin(number, Some(Part::OfAll { parts, due: Box::new(due) })));
+        self.give(self.begin(number, Some(Part::OfAll { parts: wire.processes() - 1 })));
+        // Where the job was not taken up, the writer says so.
+        let last = self.last_manifest.load(Ordering::Acquire);
+        let rewrite = lock(&self.rewrite).clone();
+        let due = (last > 0).then_some(Due { number, epoch, manifest: last + 1, rewrite });
+        wire.tell_all(Note::Release { job: self.id, due: due.clone() });
+        self.released(due.as_ref());
+    }
+
+    /// The job was taken up by a claim of that number.
+    pub fn claimed(&self, claim: u64) {
+        self.last_manifest.store(claim, Ordering::Release);
     }
 
     /// The clock goes on; a checkpoint is due, if that came about.

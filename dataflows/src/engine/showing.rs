@@ -17,6 +17,9 @@ pub struct Showing {
     job: Arc<Job>,
     workers: usize,
     shown: HashSet<u64>,
+    /// Polls that readers see no more and that records are still classed by, until a refill has taken that
+    /// back.
+    leaving: HashMap<u64, PollKey>,
     /// By subject that is not shown, its claims and its total so far.
     hidden_claims: HashMap<u64, ClaimChanges>,
     hidden_totals: HashMap<u64, Sums>,
@@ -65,6 +68,7 @@ impl Showing {
             job,
             workers,
             shown: HashSet::new(),
+            leaving: HashMap::new(),
             hidden_claims: HashMap::new(),
             hidden_totals: HashMap::new(),
             pending: BTreeMap::new(),
@@ -141,8 +145,13 @@ impl Showing {
         let mut come = Vec::new();
         for subject in book.take_changed() {
             match book.entry(subject).filter(|entry| entry.is_shown()) {
-                None if self.shown.remove(&subject) => update.gone.push(subject),
+                None if self.shown.remove(&subject) => {
+                    update.gone.push(subject);
+                    let hidden = book.entry(subject).map(|entry| entry.in_force.key());
+                    self.leaving.extend(hidden.map(|key| (subject, key)));
+                }
                 None => {
+                    self.leaving.remove(&subject);
                     self.hidden_claims.remove(&subject);
                     self.hidden_totals.remove(&subject);
                 }
@@ -160,10 +169,12 @@ impl Showing {
         come
     }
 
-    /// The polls that readers see.
+    /// The polls that what is told stands for: those that readers see, and those that they see no more but
+    /// that records are still classed by.
     pub fn keys(&self) -> Vec<PollKey> {
         let Some(book) = self.job.book() else { return Vec::new() };
-        self.shown.iter().filter_map(|subject| book.entry(*subject)).map(|entry| entry.in_force.key()).collect()
+        let shown = self.shown.iter().filter_map(|subject| book.entry(*subject)).map(|entry| entry.in_force.key());
+        shown.chain(self.leaving.values().cloned()).collect()
     }
 
     pub fn shows(&self, subject: u64) -> bool {

@@ -107,7 +107,6 @@ fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Ins
         // They were dealt with before they came here.
         Command::Install(_) | Command::Keep { .. } => {}
         Command::RaiseEpochLimit(limit) => {
-            shared.epoch_limit.fetch_max(limit.0, Ordering::AcqRel);
             for job in installed.values() {
                 job.job.clock.raise_limit(*limit);
             }

@@ -139,6 +139,7 @@ impl Meeting {
         }
         let failed = |error: io::Error| JoinError::Io(error.to_string());
         self.listener.set_nonblocking(true).map_err(failed)?;
+        let us = &Membership { workers: us.workers.max(1), ..us.clone() };
         let until = Instant::now() + within;
         let over = Arc::new(AtomicBool::new(false));
         let (send, met) = channel();
@@ -168,7 +169,8 @@ impl Meeting {
             match self.listener.accept() {
                 Ok((stream, _)) if callers.load(Ordering::Acquire) < CALLERS_MAX => {
                     callers.fetch_add(1, Ordering::AcqRel);
-                    let (us, addresses, send, callers) = (us.clone(), addresses.to_vec(), send.clone(), callers.clone());
+                    let (us, addresses, send, callers) =
+                        (us.clone(), addresses.to_vec(), send.clone(), callers.clone());
                     let answer = move || {
                         // Of strangers nothing is told.
                         if let Some(met) = answer(stream, &us, &addresses).transpose() {
@@ -333,6 +335,13 @@ fn read_hello(from: &mut TcpStream, us: &Membership, until: Instant) -> io::Resu
     Ok(body)
 }
 
+fn not_accepted() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "it did not accept the call; it belongs to another cluster, or to another start of this one",
+    )
+}
+
 /// Fills the buffer, however slowly it comes, until then.
 fn read_until(from: &mut TcpStream, buffer: &mut [u8], until: Instant) -> io::Result<()> {
     let mut filled = 0;
@@ -343,7 +352,8 @@ fn read_until(from: &mut TcpStream, buffer: &mut [u8], until: Instant) -> io::Re
         }
         from.set_read_timeout(Some(left))?;
         match from.read(&mut buffer[filled..]) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it did not accept the call")),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(not_accepted()),
+            Ok(0) => return Err(not_accepted()),
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -55,10 +55,7 @@ use std::sync::Arc;
 use stream::DataStream;
 
 /// Timely's part of the connections: what its workers are built of, and its threads.
-pub(super) fn channels(
-    cluster: &Cluster,
-    wire: &Arc<Wire>,
-) -> std::io::Result<(Vec<AllocatorBuilder>, CommsGuard)> {
+pub(super) fn channels(cluster: &Cluster, wire: &Arc<Wire>) -> std::io::Result<(Vec<AllocatorBuilder>, CommsGuard)> {
     let Membership { process, workers, .. } = cluster.membership;
     let hooks = Hooks::default();
     let within = ProcessBuilder::new_typed_vector(workers, hooks.refill.clone(), None);

@@ -28,31 +28,67 @@ const NOTE_BYTES_MAX: u32 = 1 << 30;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Note {
     /// A sign of life: for how long the slowest worker has not come round, and whether sources are to wait.
-    Beat { silence_ms: u64, full: bool },
+    Beat {
+        silence_ms: u64,
+        full: bool,
+    },
     /// The job's clock stands there, or further on.
-    Clock { job: JobId, epoch: u64 },
+    Clock {
+        job: JobId,
+        epoch: u64,
+    },
     /// A process has made the job, and asks where its clock stands.
-    Joined { job: JobId },
+    Joined {
+        job: JobId,
+    },
 
     /// To the leader: the job's dataflow stands on all workers of the process, or is gone from them.
-    Built { job: JobId },
-    Gone { job: JobId },
+    Built {
+        job: JobId,
+    },
+    Gone {
+        job: JobId,
+    },
     /// To the leader: the job can't go on.
-    Failed { job: JobId, error: String, at: Option<Position> },
+    Failed {
+        job: JobId,
+        error: String,
+        at: Option<Position>,
+    },
     /// To the leader: the process has obeyed the order of this number; by input and partition, where reading
     /// stands as far as it knows.
-    Obeyed { order: u64, positions: Vec<Vec<Offset>> },
+    Obeyed {
+        order: u64,
+        positions: Vec<Vec<Offset>>,
+    },
     /// To the leader: the job's clock is held, at this epoch, for the checkpoint of that number.
-    Held { job: JobId, number: u64, epoch: u64 },
+    Held {
+        job: JobId,
+        number: u64,
+        epoch: u64,
+    },
     /// To the leader: a process's part of a checkpoint is written.
-    Part { job: JobId, number: u64, files: Vec<File>, frames: Vec<PartFrame>, stall: Duration },
+    Part {
+        job: JobId,
+        number: u64,
+        files: Vec<File>,
+        frames: Vec<PartFrame>,
+        stall: Duration,
+    },
     /// To the leader: it can't be written and is tried again.
-    PartFailed { job: JobId, number: u64, error: String },
+    PartFailed {
+        job: JobId,
+        number: u64,
+        error: String,
+    },
 
     /// From the leader: do this.
     Order(Box<Order>),
     /// From the leader: a clock goes on; with the checkpoint that is due, if that comes about.
-    Release { job: JobId, due: Option<Due> },
+    Release {
+        job: JobId,
+        due: Option<Due>,
+    },
     /// From the leader, to be told to the node.
     Event(Box<EngineEvent>),
 }
@@ -82,18 +118,38 @@ pub struct Due {
 /// What the leader has all processes do, in this order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
-    Install { install: Box<Install>, taken: Taken },
-    Keep { job: JobId, place: Place, taken: Taken },
+    Install {
+        install: Box<Install>,
+        taken: Taken,
+    },
+    Keep {
+        job: JobId,
+        place: Place,
+        taken: Taken,
+    },
     /// A command that is for the workers.
     Pass(Command),
     /// Have the job's sources read nothing, and tell where they stand: the order's number.
-    Freeze { job: JobId, order: u64 },
+    Freeze {
+        job: JobId,
+        order: u64,
+    },
     /// Change the job's book, reading standing there; and tell.
-    Change { job: JobId, change: Box<PollChange>, positions: Option<(u64, Vec<Vec<Offset>>)> },
+    Change {
+        job: JobId,
+        change: Box<PollChange>,
+        positions: Option<(u64, Vec<Vec<Offset>>)>,
+    },
     /// Let the job's sources read on.
-    Thaw { job: JobId },
+    Thaw {
+        job: JobId,
+    },
     /// A refill is shown or given up.
-    EndRefill { job: JobId, number: u64, shown: bool },
+    EndRefill {
+        job: JobId,
+        number: u64,
+        shown: bool,
+    },
 }
 
 /// What the leader found when it took a job up.
@@ -102,7 +158,10 @@ pub enum Taken {
     /// Nothing is kept of it.
     Unkept,
     /// With a claim of that number, and the number of the checkpoint to go on from.
-    Claimed { claim: u64, from: Option<u64> },
+    Claimed {
+        claim: u64,
+        from: Option<u64>,
+    },
     Refused(String),
 }
 
@@ -422,4 +481,3 @@ fn read_note(from: &mut impl Read) -> io::Result<Note> {
     from.read_exact(&mut body)?;
     postcard::from_bytes(&body).map_err(io::Error::other)
 }
-
