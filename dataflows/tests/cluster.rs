@@ -1,20 +1,20 @@
-//! Engines of several processes: how they find one another, what becomes of jobs, and what the others see
-//! when one is lost or frozen.
+//! Engines of several processes: what becomes of jobs, and what the others see when one is lost or frozen.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tallyflow_dataflows::claim::HashKey;
-use tallyflow_dataflows::engine::cluster::{JoinError, Meeting, Membership};
+use tallyflow_dataflows::engine::cluster::{Meeting, Membership};
 use tallyflow_dataflows::engine::job::{Halt, Install, InstallInput, Start};
 use tallyflow_dataflows::engine::{Command, Engine, EngineConfig};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::{JobFile, JobSpec, Surroundings};
-use tallyflow_dataflows::testing::{Bench, Crew, Engines, MemoryLog, MemoryRecord, PlainFormats};
+use tallyflow_dataflows::testing::{self, Bench, Crew, Engines, MemoryLog, MemoryRecord, PlainFormats};
 use tallyflow_dataflows::update::{CheckpointEvent, EngineEvent, JobId};
 
 const PARTITIONS: usize = 4;
@@ -100,90 +100,6 @@ fn wait(engines: &mut Engines, what: &str, mut is: impl FnMut(&EngineEvent) -> b
     }
 }
 
-// ---- finding one another
-
-fn member(process: usize, processes: usize) -> Membership {
-    Membership { process, processes, workers: 1, token: [3; 16], digest: "one".into() }
-}
-
-fn open() -> Meeting {
-    Meeting::open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap()
-}
-
-/// Two processes meet; what comes of it on both sides.
-fn meet(first: Membership, second: Membership) -> [Result<(), JoinError>; 2] {
-    let meetings = [open(), open()];
-    let addresses: Vec<String> = meetings.iter().map(|m| m.address().to_string()).collect();
-    let join = |(meeting, us): (Meeting, Membership)| {
-        let addresses = addresses.clone();
-        std::thread::spawn(move || meeting.join(&us, &addresses, Duration::from_secs(4)).map(drop))
-    };
-    let joining = meetings.into_iter().zip([first, second]).map(join).collect::<Vec<_>>();
-    let joined: Vec<_> = joining.into_iter().map(|joining| joining.join().unwrap()).collect();
-    joined.try_into().unwrap()
-}
-
-#[test]
-fn a_process_of_another_version_or_configuration_is_refused_by_both_sides_with_both_named() {
-    assert_eq!(meet(member(0, 2), member(1, 2)), [Ok(()), Ok(())]);
-    let other = Membership { digest: "another".into(), ..member(1, 2) };
-    let more = Membership { workers: 2, ..member(1, 2) };
-    for (second, theirs) in [(other, "another, 2 processes of 1 workers"), (more, "one, 2 processes of 2 workers")] {
-        let [first, second] = meet(member(0, 2), second).map(|joined| joined.unwrap_err().to_string());
-        let ours = "one, 2 processes of 1 workers";
-        assert!(first.starts_with("process 1 ("), "{first}");
-        assert!(second.starts_with("process 0 ("), "{second}");
-        for said in [first, second] {
-            assert!(said.contains(theirs) && said.contains(ours), "{said}");
-        }
-    }
-}
-
-#[test]
-fn who_does_not_know_the_token_is_a_stranger() {
-    let stranger = Membership { token: [4; 16], ..member(1, 2) };
-    let [first, second] = meet(member(0, 2), stranger).map(|joined| joined.unwrap_err().to_string());
-    assert!(first.starts_with("process 1 (") && first.contains("did not come within 4000 ms"), "{first}");
-    assert!(second.starts_with("process 0 (") && second.contains("did not accept the call"), "{second}");
-}
-
-#[test]
-fn strangers_keep_nobody_waiting() {
-    let meetings = [open(), open()];
-    let addresses: Vec<String> = meetings.iter().map(|m| m.address().to_string()).collect();
-    let mut strangers: Vec<TcpStream> = Vec::new();
-    for n in 0..20 {
-        let mut stranger = TcpStream::connect(&addresses[0]).unwrap();
-        match n % 4 {
-            // One says nothing, one half of a hello, one talks another language, one goes.
-            0 => {}
-            1 => stranger.write_all(b"tallyflo").unwrap(),
-            2 => stranger.write_all(&[b'x'; 4_000]).unwrap(),
-            _ => continue,
-        }
-        strangers.push(stranger);
-    }
-    let joining = meetings.into_iter().enumerate().map(|(process, meeting)| {
-        let addresses = addresses.clone();
-        std::thread::spawn(move || meeting.join(&member(process, 2), &addresses, DEADLINE).map(drop))
-    });
-    let started = Instant::now();
-    for joining in joining.collect::<Vec<_>>() {
-        assert_eq!(joining.join().unwrap(), Ok(()));
-    }
-    assert!(started.elapsed() < DEADLINE / 2);
-}
-
-#[test]
-fn a_process_that_does_not_come_is_named() {
-    let (meeting, nobody) = (open(), open());
-    let addresses = vec![nobody.address().to_string(), meeting.address().to_string()];
-    let gone = addresses[0].clone();
-    drop(nobody);
-    let error = meeting.join(&member(1, 2), &addresses, Duration::from_millis(300)).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("process 0 ({gone}) did not come within 300 ms: ")), "{error}");
-}
-
 // ---- jobs
 
 #[test]
@@ -227,6 +143,115 @@ fn jobs_of_a_cluster_come_halt_step_forward_and_go() {
         });
         assert_eq!(results.accounting().counted, 97);
     }
+}
+
+#[test]
+fn jobs_of_a_cluster_come_and_go_while_records_flow() {
+    for crew in crews() {
+        let log = log();
+        let (stop, feed) = (Arc::new(AtomicBool::new(false)), log.clone());
+        let stopped = stop.clone();
+        let feed = std::thread::spawn(move || {
+            let mut n = 0;
+            // Bounded, so that a test that fails ends.
+            while !stopped.load(Ordering::Acquire) && n < 100_000 {
+                feed.append("t", n as usize % PARTITIONS, (n..n + 20).map(record));
+                n += 20;
+                std::thread::yield_now();
+            }
+        });
+        let mut engines = Engines::start(&config(&log), crew);
+        let spec = spec(LAST);
+        for round in 0..6 {
+            engines.command(Command::Install(Box::new(install(round * 2, &spec))));
+            engines.command(Command::Install(Box::new(install(round * 2 + 1, &spec))));
+            // Taken down as soon as it stands, or before.
+            engines.command(Command::Remove(JobId(round * 2 + 1)));
+            wait(
+                &mut engines,
+                "the job reads",
+                |event| matches!(event, EngineEvent::Closed { job, update } if job.0 == round * 2 && update.records.read > 0),
+            );
+            engines.command(Command::Remove(JobId(round * 2)));
+        }
+        stop.store(true, Ordering::Release);
+        wait(&mut engines, "the last one is gone", |event| *event == EngineEvent::Removed { job: JobId(10) });
+        feed.join().unwrap();
+    }
+}
+
+#[test]
+fn epochs_of_a_cluster_stop_at_their_limit_until_it_is_raised() {
+    let log = log();
+    let mut engines = Engines::start(&config(&log), Crew { processes: 3, workers: 1 });
+    let mut install = install(1, &spec(LAST));
+    (install.first_epoch, install.epoch_limit) = (Epoch(100), Epoch(103));
+    engines.command(Command::Install(Box::new(install)));
+    let (mut read, mut last) = (0, 0);
+    for n in 0..8 {
+        log.append("t", n as usize % PARTITIONS, [record(n)]);
+        while let Some(event) = engines.next(Duration::from_millis(50)) {
+            if let EngineEvent::Closed { update, .. } = event {
+                read += update.records.read;
+                last = last.max(update.epoch.0);
+            }
+        }
+    }
+    assert!(last < 102 && read < 8, "epoch {last}, {read} records");
+    engines.command(Command::RaiseEpochLimit(Epoch(200)));
+    wait(&mut engines, "what was held back", |event| {
+        if let EngineEvent::Closed { update, .. } = event {
+            read += update.records.read;
+        }
+        read == 8
+    });
+}
+
+/// The node of one process takes nothing: the sources of all wait, and read on once it does.
+#[test]
+fn one_node_that_is_behind_holds_back_the_sources_of_all_processes() {
+    let log = log();
+    let mut told = Vec::new();
+    let engines: Vec<Engine> = (testing::meet(Crew { processes: 2, workers: 1 }).into_iter())
+        .map(|cluster| {
+            let (send, events) = channel();
+            told.push(events);
+            let deliver = Arc::new(move |event| drop(send.send(event)));
+            Engine::start_in(EngineConfig { deliver, ..config(&log) }, cluster).unwrap()
+        })
+        .collect();
+    engines[0].command(Command::Install(Box::new(install(1, &spec(LAST)))));
+    let mut closed = [0, 0];
+    let mut read = [0, 0];
+    let mut take = |process: usize, wait: Duration| {
+        let Ok(event) = told[process].recv_timeout(wait) else { return None };
+        if let EngineEvent::Closed { update, .. } = event {
+            closed[process] += 1;
+            read[process] += update.records.read;
+        }
+        Some((closed[process], read[process]))
+    };
+    let mut at_most = 0;
+    for n in 0..400 {
+        log.append("t", n as usize % PARTITIONS, [record(n)]);
+        while let Some((closed, _)) = take(0, Duration::from_millis(2)) {
+            engines[0].taken();
+            at_most = closed;
+        }
+    }
+    assert!((30..150).contains(&at_most), "{at_most} updates of which 64 may wait");
+    let mut all = false;
+    until("all is read", || {
+        while take(0, Duration::ZERO).is_some() {
+            engines[0].taken();
+        }
+        while let Some((_, read)) = take(1, Duration::ZERO) {
+            engines[1].taken();
+            all = read == 400;
+        }
+        all
+    });
+    engines.iter().for_each(Engine::stop);
 }
 
 #[test]
@@ -370,12 +395,13 @@ fn processes() {
         hook(info);
         std::process::abort();
     }));
-    let meeting = open();
+    let meeting = Meeting::open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     println!("\nat {}", meeting.address());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     let addresses: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    let us = member(process, addresses.len());
+    let (processes, token) = (addresses.len(), [3; 16]);
+    let us = Membership { process, processes, workers: 1, token, digest: "one".into() };
     let cluster = meeting.join(&us, &addresses, DEADLINE).unwrap();
     let log = log();
     fill(&log, 100);

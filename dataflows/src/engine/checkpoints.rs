@@ -13,7 +13,7 @@ use crate::checkpoint::{CheckpointStore, Kind, StoreError};
 use crate::crash;
 use crate::engine::cluster::{Note, PartFrame, Wire};
 use crate::engine::facts::RecordChanges;
-use crate::engine::job::Outbox;
+use crate::engine::outbox::Outbox;
 use crate::ids::Epoch;
 use crate::spec::polls::PollKey;
 use crate::update::{CheckpointEvent, EngineEvent, JobId, ReadTo};

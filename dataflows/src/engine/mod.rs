@@ -1,7 +1,7 @@
 //! The engine: timely workers that run the jobs' dataflows.
 //!
 //! Commands reach every worker in one order, which one front gives them; changes of closed epochs
-//! leave through the [`job::Outbox`]. The engine does no I/O of its own: it is given a `Source`, the
+//! leave through the `Outbox`. The engine does no I/O of its own: it is given a `Source`, the
 //! formats, and a place to send events. It runs as a process under the node, or in-process in tests
 //! and in programs that embed it; and over several processes, see [`cluster`].
 
@@ -15,6 +15,7 @@ mod front;
 mod ingest;
 mod input;
 pub mod job;
+mod outbox;
 mod pace;
 mod refill;
 mod restoring;
@@ -39,7 +40,8 @@ use crate::update::{EngineEvent, Graph, JobId};
 use checkpoints::{Message, Piece};
 use cluster::{Cluster, Note, PeerState, Station, Wire};
 use front::{Back, Front};
-use job::{Failure, Halt, Install, Job, Keeping, Origin, Outbox};
+use job::{Failure, Halt, Install, Job, Keeping, Origin};
+use outbox::Outbox;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

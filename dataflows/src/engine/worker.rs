@@ -3,7 +3,8 @@
 use crate::claim::HashKey;
 use crate::crash;
 use crate::engine::dataflow::{Control, build};
-use crate::engine::job::{Install, Job, Keeping, Outbox};
+use crate::engine::job::{Install, Job, Keeping};
+use crate::engine::outbox::Outbox;
 use crate::engine::{Command, Shared, Task, lock};
 use crate::ids::{Offset, PartitionId};
 use crate::source::{PartitionSource, Source, SourceError, TopicState, Waker};
