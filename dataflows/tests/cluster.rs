@@ -1,12 +1,14 @@
 //! Engines of several processes: what becomes of jobs, and what the others see when one is lost or frozen.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command as Program, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tallyflow_dataflows::checkpoint::{CheckpointStore, StoreError};
 use tallyflow_dataflows::claim::HashKey;
 use tallyflow_dataflows::engine::cluster::{Meeting, Membership};
 use tallyflow_dataflows::engine::job::{Halt, Install, InstallInput, Start};
@@ -14,7 +16,7 @@ use tallyflow_dataflows::engine::{Command, Engine, EngineConfig};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::{JobFile, JobSpec, Surroundings};
-use tallyflow_dataflows::testing::{self, Bench, Crew, Engines, MemoryLog, MemoryRecord, PlainFormats};
+use tallyflow_dataflows::testing::{self, Bench, Crew, Engines, MemoryLog, MemoryRecord, MemoryStore, PlainFormats};
 use tallyflow_dataflows::update::{CheckpointEvent, EngineEvent, JobId};
 
 const PARTITIONS: usize = 4;
@@ -326,6 +328,57 @@ fn a_cluster_goes_on_from_what_any_other_one_has_written() {
         assert_eq!((bench.results.digest().to_string(), *bench.results.accounting()), (digest, accounting));
         assert!(bench.taken_up.as_ref().is_some_and(|(from, over)| from.is_some() && over.is_empty()));
     }
+}
+
+/// A store that takes its time with what it is asked for a second time: by a process that does not lead.
+#[derive(Clone)]
+struct Slow(MemoryStore, Arc<Mutex<BTreeSet<String>>>);
+
+impl CheckpointStore for Slow {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.put(name, bytes)
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
+        self.0.put_new(name, bytes)
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        if name.ends_with(".frames") && !self.1.lock().unwrap().insert(name.to_owned()) {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        self.0.get(name)
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        self.0.list(folder)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.0.delete(name)
+    }
+}
+
+/// What was told while a process was still reading its checkpoint reaches it.
+#[test]
+fn a_process_that_comes_late_catches_up_with_the_others() {
+    let log = log();
+    let crew = Crew { processes: 2, workers: 1 };
+    let mut bench = Bench::start_crew(&spec(LAST), vec![], Arc::new(log.clone()), Arc::new(PlainFormats), crew);
+    fill(&log, 100);
+    bench.run_to(400, DEADLINE);
+    bench.checkpoint();
+    bench.run_until(DEADLINE, Bench::is_checkpointed);
+    let store = Slow(bench.store.clone(), Arc::default());
+    bench.restart_in(Arc::new(store.clone()), 1);
+    bench.run_to(400, DEADLINE);
+    store.1.lock().unwrap().clear();
+    bench.restart_crew(crew, Vec::new());
+    // The leader's epochs go on: it has told where it stands, and then that it reads no more.
+    std::thread::sleep(Duration::from_millis(100));
+    bench.pause(true);
+    bench.run_until(DEADLINE, Bench::is_paused);
+    assert_eq!((bench.results.accounting().read, &bench.failed), (400, &None));
 }
 
 #[test]
