@@ -9,7 +9,7 @@ use crate::claim::HashKey;
 use crate::decode::{Decoded, Decoder, Event, FormatInfo, Formats, Needs, Reject, Value};
 use crate::engine::PollChange;
 use crate::engine::job::{Halt, Install, InstallInput, Start};
-use crate::engine::{Command, Engine, EngineConfig};
+use crate::engine::{Command, EngineConfig};
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::pointer::Pointer;
 use crate::record::RecordRef;
@@ -21,9 +21,12 @@ use crate::update::{CheckpointEvent, EngineEvent, JobId, PollEvent};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+mod crew;
+
+pub use crew::{Crew, Engines, meet};
 
 /// A record of a [`MemoryLog`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,14 +293,12 @@ impl CheckpointStore for MemoryStore {
 /// From which checkpoint an engine went on, and which ones were of no use.
 pub type TakenUp = (Option<u64>, Vec<(u64, String)>);
 
-/// An engine with one job, and its results.
+/// An engine with one job, alone or of several processes, and its results.
 pub struct Bench {
     /// What it is started with again.
     config: EngineConfig,
     install: Install,
-    /// `None`: it was ended.
-    engine: Option<Engine>,
-    events: Receiver<EngineEvent>,
+    engines: Engines,
     pub results: JobResults,
     /// Where its checkpoints are.
     pub store: MemoryStore,
@@ -331,6 +332,17 @@ impl Bench {
         formats: Arc<dyn Formats>,
         workers: usize,
     ) -> Self {
+        Self::start_crew(spec, polls, source, formats, Crew::of(workers))
+    }
+
+    /// Likewise with several processes.
+    pub fn start_crew(
+        spec: &JobSpec,
+        polls: Vec<PollInForce>,
+        source: Arc<dyn Source>,
+        formats: Arc<dyn Formats>,
+        crew: Crew,
+    ) -> Self {
         let store = MemoryStore::default();
         let inputs = spec.inputs.iter().map(|input| {
             let topic = source.topic(&input.topic).expect("the source answers").expect("the topic was made");
@@ -351,20 +363,19 @@ impl Bench {
         };
         let config = EngineConfig {
             checkpoints: Some(Arc::new(store.clone())),
-            workers,
+            workers: crew.workers,
             hash_key: HashKey([17, 4]),
             source,
             formats,
             deliver: Arc::new(|_| {}),
         };
-        let (engine, events) = engine(&config);
-        engine.command(Command::Install(Box::new(install.clone())));
+        let engines = Engines::start(&config, crew);
+        engines.command(Command::Install(Box::new(install.clone())));
         let results = JobResults::new(Shape::of(spec, &install.inputs));
         Bench {
             config,
             install,
-            engine: Some(engine),
-            events,
+            engines,
             results,
             store,
             asked: 0,
@@ -380,22 +391,24 @@ impl Bench {
 
     /// Ends the engine wherever it is. What it has told can still be taken.
     pub fn end(&mut self) {
-        self.engine = None;
+        self.engines.end();
     }
 
     /// Ends the engine wherever it is, and starts another, with that many workers, which goes on from the
     /// newest checkpoint; the polls of a `polls` job are these by now.
     pub fn restart(&mut self, workers: usize, polls: Vec<PollInForce>) {
+        self.restart_crew(Crew::of(workers), polls);
+    }
+
+    /// Likewise with several processes.
+    pub fn restart_crew(&mut self, crew: Crew, polls: Vec<PollInForce>) {
         self.end();
         while self.take_one() {}
-        self.config.workers = workers;
         self.install.polls = polls;
         // Numbers of epochs never come back.
         self.install.first_epoch = Epoch(self.results.epoch().unwrap_or_default().0 + 1_000);
-        let (engine, events) = engine(&self.config);
-        engine.command(Command::Install(Box::new(self.install.clone())));
-        self.engine = Some(engine);
-        self.events = events;
+        self.engines = Engines::start(&self.config, crew);
+        self.command(Command::Install(Box::new(self.install.clone())));
         self.results = JobResults::new(Shape::of(&self.install.spec, &self.install.inputs));
         (self.taken_up, self.failed, self.halted) = (None, None, self.halts);
     }
@@ -415,9 +428,7 @@ impl Bench {
     }
 
     fn command(&self, command: Command) {
-        if let Some(engine) = &self.engine {
-            engine.command(command);
-        }
+        self.engines.command(command);
     }
 
     /// Has the job stop reading where it is, which `EngineEvent::Halted` tells, or read on.
@@ -467,22 +478,26 @@ impl Bench {
         let until = Instant::now() + deadline;
         while !done(self) && self.failed.is_none() {
             let wait = until.saturating_duration_since(Instant::now());
-            let event = self.events.recv_timeout(wait).unwrap_or_else(|_| {
-                panic!("not done after {deadline:?}: {} records read", self.results.accounting().read)
+            let event = self.engines.next(wait).unwrap_or_else(|| {
+                let (read, peers) = (self.results.accounting().read, self.engines.peers());
+                panic!("not done after {deadline:?}: {read} records read; {peers:?}")
             });
             self.take(event);
         }
+        self.engines.agree(deadline);
     }
 
     /// Takes an event that is there; whether there was one.
     pub fn take_one(&mut self) -> bool {
-        self.events.try_recv().map(|event| self.take(event)).is_ok()
+        self.take_within(Duration::ZERO)
+    }
+
+    /// Takes an event if one comes within so long; whether one came.
+    pub fn take_within(&mut self, within: Duration) -> bool {
+        self.engines.next(within).map(|event| self.take(event)).is_some()
     }
 
     fn take(&mut self, event: EngineEvent) {
-        if let Some(engine) = &self.engine {
-            engine.taken();
-        }
         match event {
             EngineEvent::Closed { update, .. } => {
                 self.results.apply(*update);
@@ -498,14 +513,4 @@ impl Bench {
             EngineEvent::Installed { .. } | EngineEvent::Removed { .. } => {}
         }
     }
-}
-
-fn engine(config: &EngineConfig) -> (Engine, Receiver<EngineEvent>) {
-    let (send, events) = channel();
-    let send = Mutex::new(send);
-    let deliver = Arc::new(move |event| {
-        // A test that has ended takes no more events.
-        send.lock().unwrap_or_else(PoisonError::into_inner).send(event).ok();
-    });
-    (Engine::start(EngineConfig { deliver, ..config.clone() }).expect("threads start"), events)
 }

@@ -8,10 +8,16 @@ use tallyflow_dataflows::results::Filter;
 use tallyflow_dataflows::spec::polls::{Choices, Match, Person, Poll, PollInForce, PollKey, PollsSpec, Reposts};
 use tallyflow_dataflows::spec::voids::Voids;
 use tallyflow_dataflows::spec::{Bound, Dataflow, InputSpec, JobSpec, Keep};
-use tallyflow_dataflows::testing::{Bench, MemoryLog, MemoryRecord, PlainFormats};
+use tallyflow_dataflows::testing::{Bench, Crew, MemoryLog, MemoryRecord, PlainFormats};
 use tallyflow_dataflows::update::PollEvent;
 
 const DEADLINE: Duration = Duration::from_secs(20);
+const CREWS: [Crew; 4] = [
+    Crew { processes: 1, workers: 1 },
+    Crew { processes: 1, workers: 2 },
+    Crew { processes: 2, workers: 1 },
+    Crew { processes: 2, workers: 2 },
+];
 
 fn job() -> JobSpec {
     let input = |topic: &str, format: &str| InputSpec {
@@ -65,11 +71,11 @@ struct World {
 }
 
 impl World {
-    fn new(polls: Vec<PollInForce>, workers: usize) -> Self {
+    fn new(polls: Vec<PollInForce>, crew: Crew) -> Self {
         let log = MemoryLog::default();
         log.create("posts", 2);
         log.create("votes", 1);
-        let bench = Bench::start_polls(&job(), polls, Arc::new(log.clone()), Arc::new(PlainFormats), workers);
+        let bench = Bench::start_crew(&job(), polls, Arc::new(log.clone()), Arc::new(PlainFormats), crew);
         World { log, bench, records: 0 }
     }
 
@@ -121,7 +127,7 @@ impl World {
 
 #[test]
 fn a_refill_outlives_a_log_that_can_not_be_read_for_a_while() {
-    let mut world = World::new(vec![], 2);
+    let mut world = World::new(vec![], CREWS[3]);
     (0..20).for_each(|n| world.post(&n.to_string(), "ann", Some("happy"), n));
     world.settle();
     world.log.fail_next("posts", 3);
@@ -132,8 +138,8 @@ fn a_refill_outlives_a_log_that_can_not_be_read_for_a_while() {
 
 #[test]
 fn posts_and_votes_count_edits_replace_and_deletions_withdraw() {
-    for workers in [1, 2] {
-        let mut world = World::new(vec![in_force(poll("moods", &["happy", "sad"]), 1)], workers);
+    for crew in CREWS {
+        let mut world = World::new(vec![in_force(poll("moods", &["happy", "sad"]), 1)], crew);
         world.post("1", "ann", Some("so happy, not sad"), 1);
         world.post("2", "bob", Some("sad"), 2);
         world.post("2", "bob", Some("happy now"), 3);
@@ -151,9 +157,9 @@ fn posts_and_votes_count_edits_replace_and_deletions_withdraw() {
 
 #[test]
 fn of_an_author_one_message_counts_and_taking_it_away_revives_the_one_before() {
-    for workers in [1, 2] {
+    for crew in CREWS {
         let one = Poll { entity: Some(Person::Author), keep: Keep::Last, ..poll("moods", &["happy", "sad"]) };
-        let mut world = World::new(vec![in_force(one, 1)], workers);
+        let mut world = World::new(vec![in_force(one, 1)], crew);
         world.post("1", "ann", Some("happy"), 1);
         world.post("2", "ann", Some("sad"), 2);
         world.vote("moods", "ann", Some("sad"), 3);
@@ -168,8 +174,8 @@ fn of_an_author_one_message_counts_and_taking_it_away_revives_the_one_before() {
 
 #[test]
 fn a_past_poll_is_shown_whole_a_changed_one_swapped_and_a_deleted_one_gone() {
-    for workers in [1, 2] {
-        let mut world = World::new(vec![], workers);
+    for crew in CREWS {
+        let mut world = World::new(vec![], crew);
         for n in 0..1_000 {
             world.post(&n.to_string(), "ann", Some(["happy", "sad", "glad", "x"][n % 4]), n as i64);
         }
@@ -194,7 +200,7 @@ fn a_past_poll_is_shown_whole_a_changed_one_swapped_and_a_deleted_one_gone() {
 
 #[test]
 fn a_poll_whose_beginning_retention_has_taken_can_be_deleted_and_keeps_no_other_waiting() {
-    let mut world = World::new(vec![in_force(poll("old", &["happy"]), 1)], 2);
+    let mut world = World::new(vec![in_force(poll("old", &["happy"]), 1)], CREWS[3]);
     for n in 0..20 {
         world.post(&n.to_string(), "ann", Some(["happy", "happy", "sad", "sad"][n % 4]), n as i64);
     }
@@ -215,8 +221,8 @@ fn a_poll_whose_beginning_retention_has_taken_can_be_deleted_and_keeps_no_other_
 
 #[test]
 fn a_poll_that_opens_now_begins_where_reading_stands() {
-    for workers in [1, 2] {
-        let mut world = World::new(vec![], workers);
+    for crew in CREWS {
+        let mut world = World::new(vec![], crew);
         world.post("1", "ann", Some("happy"), 1);
         world.post("2", "ann", Some("happy"), 2);
         world.settle();
@@ -235,7 +241,7 @@ fn a_poll_that_opens_now_begins_where_reading_stands() {
 #[test]
 fn a_sealed_poll_keeps_its_numbers() {
     let closing = Poll { closes_ns: Some(1_000_000_000), grace: Duration::ZERO, ..poll("moods", &["happy"]) };
-    let mut world = World::new(vec![in_force(closing, 1)], 2);
+    let mut world = World::new(vec![in_force(closing, 1)], CREWS[3]);
     world.post("1", "ann", Some("happy"), 1);
     world.post("2", "bob", Some("happy"), 1_000);
     world.settle();

@@ -57,7 +57,7 @@ pub struct Checkpoint {
     pub offsets: Vec<ReadTo>,
     /// What had become of records.
     pub records: RecordChanges,
-    /// Of a `polls` job, the polls that readers saw.
+    /// Of a `polls` job, the polls that readers saw, and those that were about to go.
     pub polls: Vec<PollKey>,
     /// All that it needs, oldest first.
     pub files: Vec<File>,
@@ -77,6 +77,14 @@ pub struct Loaded {
     files: Vec<Vec<u8>>,
     /// By kind and group, from the last that holds all on: the place of the file, and the frame.
     frames: HashMap<(Kind, u16), Vec<(usize, Found)>>,
+}
+
+/// What a checkpoint needs of the store.
+pub struct Summary {
+    pub number: u64,
+    pub files: Vec<File>,
+    /// By kind and group, the first file that is needed, and how many bytes of all of them.
+    pub needed: HashMap<(Kind, u16), (String, u64)>,
 }
 
 /// What was found of a job.
@@ -103,8 +111,12 @@ impl Place {
         format!("{}/{number:010}.manifest", self.folder)
     }
 
-    pub fn file(&self, number: u64, part: usize) -> String {
-        format!("{}/{number:010}-{part:04}.frames", self.folder)
+    /// A file of a process of a cluster, or of the only one, which is 0.
+    pub fn file(&self, number: u64, process: usize, part: usize) -> String {
+        match process {
+            0 => format!("{}/{number:010}-{part:04}.frames", self.folder),
+            _ => format!("{}/{number:010}-p{process:04}-{part:04}.frames", self.folder),
+        }
     }
 
     /// The numbers of the manifests there are, ascending.
@@ -158,6 +170,25 @@ impl Place {
             }
         }
         Ok(latest)
+    }
+
+    /// Reads the checkpoint of that number, of whose key groups only these are wanted.
+    pub fn load(
+        &self,
+        store: &dyn CheckpointStore,
+        number: u64,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<Loaded, LoadError> {
+        let not_understood = |why: String| LoadError::NotUnderstood { name: self.manifest(number), why };
+        match self.read(store, number, &|_| Ok(())) {
+            Ok(Some(mut loaded)) => {
+                loaded.retain(wanted);
+                Ok(loaded)
+            }
+            Ok(None) => Err(not_understood("is none but a claim".to_owned())),
+            Err(NoUse::Load(error)) => Err(error),
+            Err(NoUse::Why(why)) => Err(not_understood(format!("is of no use: {why}"))),
+        }
     }
 
     /// Whether a manifest is a claim; one that can't be read is none.
@@ -281,14 +312,28 @@ impl Manifest {
 }
 
 impl Loaded {
+    /// Lets go of all that is not of these key groups.
+    pub fn retain(&mut self, wanted: impl Fn(usize) -> bool) {
+        self.frames.retain(|(_, group), _| wanted(usize::from(*group)));
+        let mut held = vec![false; self.files.len()];
+        self.frames.values().flatten().for_each(|(place, _)| held[*place] = true);
+        self.files.iter_mut().zip(held).filter(|(_, held)| !held).for_each(|(file, _)| *file = Vec::new());
+    }
+
     /// The frames of a key group, oldest first, the first of them with all there was.
     pub fn frames(&self, kind: Kind, group: usize) -> impl Iterator<Item = Result<Vec<u8>, Damaged>> + '_ {
         let found = self.frames.get(&(kind, group as u16)).into_iter().flatten();
         found.map(|(place, found)| frame::body(&self.files[*place], found))
     }
 
+    /// What whoever writes checkpoints is to know of it.
+    pub fn summary(&self) -> Summary {
+        let needed = self.needed().map(|(key, name, bytes)| (key, (name.to_owned(), bytes))).collect();
+        Summary { number: self.number, files: self.checkpoint.files.clone(), needed }
+    }
+
     /// By kind and group, the first file that is needed, and how many bytes of all of them.
-    pub fn needed(&self) -> impl Iterator<Item = ((Kind, u16), &str, u64)> + '_ {
+    fn needed(&self) -> impl Iterator<Item = ((Kind, u16), &str, u64)> + '_ {
         self.frames.iter().filter_map(|(key, frames)| {
             let (place, _) = frames.first()?;
             let bytes = frames.iter().map(|(_, found)| found.packed_bytes()).sum();

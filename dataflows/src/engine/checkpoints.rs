@@ -3,17 +3,22 @@
 //!
 //! What could not be written is kept and tried again: operators have forgotten that it had changed. So
 //! there is one checkpoint of a job at a time, and the next waits.
+//!
+//! In a cluster each process has this thread and writes the files of its own key groups. The leader's is
+//! told of them, and puts the manifest.
 
 use crate::checkpoint::frame::{self, Frame};
-use crate::checkpoint::manifest::{Checkpoint, File, Loaded, Manifest, Place, What};
+use crate::checkpoint::manifest::{Checkpoint, File, Manifest, Place, Summary, What};
 use crate::checkpoint::{CheckpointStore, Kind, StoreError};
 use crate::crash;
+use crate::engine::cluster::{Note, PartFrame, Wire};
 use crate::engine::facts::RecordChanges;
-use crate::engine::job::Outbox;
+use crate::engine::outbox::Outbox;
 use crate::ids::Epoch;
 use crate::spec::polls::PollKey;
 use crate::update::{CheckpointEvent, EngineEvent, JobId, ReadTo};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,7 +35,7 @@ pub enum Piece {
     TakenUp {
         place: Place,
         claim: u64,
-        from: Option<Arc<Loaded>>,
+        from: Option<Summary>,
     },
     /// A checkpoint begins, to which so many operators will contribute.
     Begin {
@@ -38,6 +43,10 @@ pub enum Piece {
         takers: usize,
         outbox: Outbox,
         rewrite: Rewrite,
+        /// Where the number of the last manifest is noted.
+        last: Arc<AtomicU64>,
+        /// In a cluster.
+        part: Option<Part>,
     },
     Frame(Frame),
     /// What the manifest says besides.
@@ -51,8 +60,21 @@ pub enum Piece {
     Done {
         stall: Duration,
     },
+    /// Another process has written its part of the checkpoint of that number, or can't yet.
+    PartOf {
+        number: u64,
+        written: Result<(Vec<File>, Vec<PartFrame>, Duration), String>,
+    },
     /// The job is gone.
     Gone,
+}
+
+/// A process's part in a checkpoint of a cluster.
+pub enum Part {
+    /// The leader's: it waits for so many others.
+    OfAll { parts: usize },
+    /// Another's, of which the leader is told.
+    OfOne { manifest: u64, wire: Arc<Wire> },
 }
 
 /// Key groups that the next checkpoint is to hold whole.
@@ -103,12 +125,21 @@ struct Taking {
     number: u64,
     outbox: Outbox,
     rewrite: Rewrite,
+    last: Arc<AtomicU64>,
     began: Instant,
+    /// The number that its manifest will have.
+    manifest_number: u64,
+    /// How many operators, and in a cluster other processes, have not given all they have.
     left: usize,
+    parts_left: usize,
+    /// Where another process leads: what is written here, for it to know.
+    of_one: Option<(Arc<Wire>, Vec<PartFrame>)>,
     stall: Duration,
     file: Vec<u8>,
     /// Files that are full: by name, until they are written.
     files: Vec<(File, Option<Vec<u8>>)>,
+    /// Those of other processes, which are.
+    parts: Vec<File>,
     told: Option<(Epoch, Vec<ReadTo>, RecordChanges, Vec<PollKey>)>,
     /// Once there was a try to write it: the store may have it though it did not answer.
     manifest: Option<(Manifest, Checkpoint)>,
@@ -136,25 +167,35 @@ impl Writer {
             Piece::TakenUp { place, claim, from } => {
                 let mut folder = Folder::new(place, claim);
                 if let Some(from) = from {
-                    folder.kept.push((from.number, from.checkpoint.files.clone()));
-                    folder.needed.extend(from.needed().map(|(key, name, bytes)| (key, (name.to_owned(), bytes))));
+                    folder.kept.push((from.number, from.files));
+                    folder.needed = from.needed;
                 }
                 self.jobs.insert(job, folder);
             }
-            Piece::Begin { number, takers, outbox, rewrite } => {
+            Piece::Begin { number, takers, outbox, rewrite, last, part } => {
                 let Some(folder) = folder else {
                     let event = CheckpointEvent::Failed { error: "the job was not taken up".to_owned(), again: false };
                     return outbox.send(EngineEvent::Checkpoint { job, number, event });
+                };
+                let (manifest_number, parts_left, of_one) = match part {
+                    None => (folder.last + 1, 0, None),
+                    Some(Part::OfAll { parts }) => (folder.last + 1, parts, None),
+                    Some(Part::OfOne { manifest, wire }) => (manifest, 0, Some((wire, Vec::new()))),
                 };
                 folder.taking = Some(Taking {
                     number,
                     outbox,
                     rewrite,
+                    last,
                     began: Instant::now(),
+                    manifest_number,
                     left: takers,
+                    parts_left,
+                    of_one,
                     stall: Duration::ZERO,
                     file: frame::begin(),
                     files: Vec::new(),
+                    parts: Vec::new(),
                     told: None,
                     manifest: None,
                     failed: false,
@@ -178,6 +219,17 @@ impl Writer {
                     self.write(job);
                 }
             }
+            Piece::PartOf { number, written } => {
+                let Some(folder) = folder else { return };
+                match written {
+                    Ok((files, frames, stall)) => {
+                        if folder.add_part(number, files, &frames, stall) {
+                            self.write(job);
+                        }
+                    }
+                    Err(error) => folder.fails(job, error),
+                }
+            }
         }
     }
 
@@ -189,6 +241,10 @@ impl Writer {
         let tell = |event| outbox.send(EngineEvent::Checkpoint { job, number, event });
         match folder.write(self.store.as_ref()) {
             Ok(Written::NotYet) => {}
+            Ok(Written::Part { wire, files, frames }) => {
+                folder.taking = None;
+                wire.tell_leader(Note::Part { job, number, files, frames, stall });
+            }
             Ok(Written::Whole(checkpoint)) => {
                 folder.taking = None;
                 tell(CheckpointEvent::Taken {
@@ -207,18 +263,19 @@ impl Writer {
                 folder.taking = None;
                 tell(CheckpointEvent::Fenced);
             }
-            Err(error) => {
-                let taking = folder.taking.as_mut();
-                if taking.is_some_and(|taking| !std::mem::replace(&mut taking.failed, true)) {
-                    tell(CheckpointEvent::Failed { error: error.to_string(), again: true });
-                }
-            }
+            Err(error) => folder.fails(job, error.to_string()),
         }
     }
 }
 
 enum Written {
     NotYet,
+    /// What this process has of it is, and the leader is to be told.
+    Part {
+        wire: Arc<Wire>,
+        files: Vec<File>,
+        frames: Vec<PartFrame>,
+    },
     Whole(Checkpoint),
     /// Another engine has taken the job up.
     Fenced,
@@ -231,13 +288,51 @@ impl Folder {
 
     fn add(&mut self, frame: &Frame) {
         let Some(taking) = &mut self.taking else { return };
-        let name = self.place.file(self.last + 1, taking.files.len());
-        let key = (frame.kind, frame.group);
+        let file = taking.files.len();
         let bytes = frame::append(&mut taking.file, frame) as u64;
-        let needed = self.needed.entry(key).or_insert_with(|| (name.clone(), 0));
-        *needed = if frame.all { (name, bytes) } else { (std::mem::take(&mut needed.0), needed.1 + bytes) };
+        match &mut taking.of_one {
+            Some((_, frames)) => {
+                let Frame { kind, group, all, .. } = *frame;
+                frames.push(PartFrame { kind, group, all, bytes, file: file as u32 });
+            }
+            None => {
+                let name = self.place.file(taking.manifest_number, taking.process(), file);
+                need(&mut self.needed, (frame.kind, frame.group), name, bytes, frame.all);
+            }
+        }
         if taking.file.len() > FILE_BYTES {
-            taking.end_file(&self.place, self.last + 1);
+            taking.end_file(&self.place);
+        }
+    }
+
+    /// Adds what another process has written for the checkpoint of that number; whether that is the one that
+    /// is being written.
+    fn add_part(&mut self, number: u64, files: Vec<File>, frames: &[PartFrame], stall: Duration) -> bool {
+        let Some(taking) = self.taking.as_mut().filter(|taking| taking.number == number) else { return false };
+        for frame in frames {
+            if let Some(file) = files.get(frame.file as usize) {
+                need(&mut self.needed, (frame.kind, frame.group), file.name.clone(), frame.bytes, frame.all);
+            }
+        }
+        taking.parts.extend(files);
+        taking.stall = taking.stall.max(stall);
+        taking.parts_left = taking.parts_left.saturating_sub(1);
+        true
+    }
+
+    /// Writing fails, and is tried again: that is told once.
+    fn fails(&mut self, job: JobId, error: String) {
+        let Some(taking) = self.taking.as_mut() else { return };
+        if std::mem::replace(&mut taking.failed, true) {
+            return;
+        }
+        let number = taking.number;
+        match &taking.of_one {
+            Some((wire, _)) => wire.tell_leader(Note::PartFailed { job, number, error }),
+            None => {
+                let event = CheckpointEvent::Failed { error, again: true };
+                taking.outbox.send(EngineEvent::Checkpoint { job, number, event });
+            }
         }
     }
 
@@ -245,7 +340,7 @@ impl Folder {
         let Some(taking) = &mut self.taking else { return Ok(Written::NotYet) };
         let whole = taking.left == 0;
         if whole && !taking.file.is_empty() {
-            taking.end_file(&self.place, self.last + 1);
+            taking.end_file(&self.place);
         }
         for (file, bytes) in &mut taking.files {
             if let Some(unwritten) = bytes {
@@ -254,13 +349,20 @@ impl Folder {
                 *bytes = None;
             }
         }
-        let number = self.last + 1;
+        if !whole || taking.parts_left > 0 {
+            return Ok(Written::NotYet);
+        }
+        if let Some((wire, frames)) = taking.of_one.take() {
+            let files = taking.files.drain(..).map(|(file, _)| file).collect();
+            return Ok(Written::Part { wire, files, frames });
+        }
+        let number = taking.manifest_number;
         let (manifest, checkpoint) = match &taking.manifest {
             // Where the store has it already, another engine may have gone on since.
             Some(_) if self.place.is_superseded(store, number)? => return Ok(Written::Fenced),
             Some(tried) => tried,
             None => {
-                let Some(told) = taking.told.take_if(|_| whole) else { return Ok(Written::NotYet) };
+                let Some(told) = taking.told.take() else { return Ok(Written::NotYet) };
                 let before = self.kept.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
                 let checkpoint = taking.checkpoint(told, &self.place, before, &self.needed);
                 let manifest = Manifest::new(number, What::Checkpoint(checkpoint.clone()));
@@ -274,6 +376,7 @@ impl Folder {
         crash::point("checkpoint::written");
         let checkpoint = checkpoint.clone();
         self.last = number;
+        taking.last.store(number, Ordering::Release);
         self.kept.push((number, checkpoint.files.clone()));
         *taking.rewrite.lock().unwrap_or_else(PoisonError::into_inner) = to_rewrite(&self.needed, &checkpoint.files);
         Ok(Written::Whole(checkpoint))
@@ -309,6 +412,12 @@ impl Folder {
     }
 }
 
+/// A frame of that file is needed; of all there is of its group, or besides what was before.
+fn need(needed: &mut HashMap<(Kind, u16), (String, u64)>, key: (Kind, u16), name: String, bytes: u64, all: bool) {
+    let needed = needed.entry(key).or_insert_with(|| (name.clone(), 0));
+    *needed = if all { (name, bytes) } else { (std::mem::take(&mut needed.0), needed.1 + bytes) };
+}
+
 /// What keeps the oldest files needed, where the files hold much more than what is needed of them.
 fn to_rewrite(needed: &HashMap<(Kind, u16), (String, u64)>, files: &[File]) -> Vec<(Kind, u16)> {
     let held: u64 = files.iter().map(|file| file.bytes).sum();
@@ -330,7 +439,7 @@ impl Taking {
         before: &[File],
         needed: &HashMap<(Kind, u16), (String, u64)>,
     ) -> Checkpoint {
-        let added: Vec<File> = self.files.iter().map(|(file, _)| file.clone()).collect();
+        let added: Vec<File> = self.files.iter().map(|(file, _)| file).chain(&self.parts).cloned().collect();
         // Names rise with the numbers of checkpoints.
         let first = needed.values().map(|(first, _)| first).min();
         let is_needed = |file: &&File| first.is_some_and(|first| file.name >= *first);
@@ -347,10 +456,14 @@ impl Taking {
         }
     }
 
-    fn end_file(&mut self, place: &Place, number: u64) {
+    fn process(&self) -> usize {
+        self.of_one.as_ref().map_or(0, |(wire, _)| wire.process())
+    }
+
+    fn end_file(&mut self, place: &Place) {
         let bytes = std::mem::replace(&mut self.file, frame::begin());
         if bytes.len() > frame::begin().len() {
-            let name = place.file(number, self.files.len());
+            let name = place.file(self.manifest_number, self.process(), self.files.len());
             self.files.push((File { name, bytes: bytes.len() as u64 }, Some(bytes)));
         }
     }

@@ -349,7 +349,8 @@ mod tests {
 
     #[test]
     fn a_change_waits_for_its_own_epoch_where_differential_sends_it_with_an_earlier_one() {
-        use crate::engine::job::{Install, Outbox};
+        use crate::engine::job::Install;
+        use crate::engine::outbox::Outbox;
         use crate::spec::{Dataflow, EntrySpec, JobSpec, Keep};
         use std::sync::{Mutex, mpsc};
 

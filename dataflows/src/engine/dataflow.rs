@@ -147,9 +147,10 @@ pub fn build<'scope>(
     if let Some(extremes) = extremes {
         told.push(extreme(details, extremes, job, from));
     }
-    let is_home = install.job.0 as usize % scope.peers() == scope.index();
+    let home = job.home(scope.peers());
+    let is_home = home == scope.index();
     let collector = Collector::new(job.clone(), aggregates, (scope.peers(), is_home), from.map(|from| from.epoch));
-    collect(scope.concatenate(told), collector, install.job.0, job).probe_with(&probe);
+    collect(scope.concatenate(told), collector, home as u64, job).probe_with(&probe);
     control
 }
 
@@ -234,12 +235,14 @@ fn ingest<'scope>(
                 sums_out.activate().session(&capabilities[1].delayed(&epoch)).give_iterator(sums);
                 facts_out.activate().session(&capabilities[3].delayed(&epoch)).give_iterator(seeds.facts.into_iter());
             }
+            // Of a job that has failed, no more closes, in whichever process that was: what is in its last
+            // epoch may not be whole.
+            let Some(reader) = ingest.as_mut().filter(|_| !job.has_failed()) else { return };
             let epoch = job.clock.current();
             if *capabilities[0].time() < epoch {
                 capabilities.iter_mut().for_each(|capability| capability.downgrade(&epoch));
                 unfinished = None;
             }
-            let Some(reader) = ingest.as_mut().filter(|_| !job.has_failed()) else { return };
             if end_epoch.take() {
                 unfinished = Some(epoch);
             }
@@ -248,11 +251,14 @@ fn ingest<'scope>(
                 unfinished = Some(epoch);
             }
             let oldest = probe.with_frontier(|f| f.first().copied()).unwrap_or(epoch);
-            let held_back = epoch.saturating_sub(oldest) > EPOCHS_IN_FLIGHT || job.outbox.is_full();
             let mut behind = false;
             // How long until the past may have its next turn.
             let mut past_in = None;
             let book = job.book();
+            let held_back = epoch.saturating_sub(oldest) > EPOCHS_IN_FLIGHT
+                || job.outbox.is_full()
+                || job.clock.is_stuck()
+                || book.as_deref().is_some_and(Book::is_frozen);
             if polls_changed.take() {
                 output.facts.push(Fact::PollsChanged);
                 unfinished = Some(epoch);

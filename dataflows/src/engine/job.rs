@@ -4,9 +4,11 @@ use crate::checkpoint::Kind;
 use crate::checkpoint::manifest::{Loaded, Place};
 use crate::claim::{HashKey, Position};
 use crate::decode::Formats;
-use crate::engine::PollChange;
-use crate::engine::checkpoints::{Message, Piece, Rewrite};
-use crate::engine::clock::EpochClock;
+use crate::engine::checkpoints::{Message, Part, Piece, Rewrite};
+use crate::engine::clock::{EpochClock, Tell};
+use crate::engine::cluster::{Due, Note, Wire};
+use crate::engine::outbox::Outbox;
+use crate::engine::{PollChange, lock};
 use crate::ids::{Epoch, Offset, PartitionId};
 use crate::jobs::polls::book::Book;
 use crate::source::SourceError;
@@ -14,7 +16,8 @@ use crate::spec::polls::PollInForce;
 use crate::spec::{Dataflow, JobSpec};
 use crate::update::{EngineEvent, JobId, PollEvent};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -102,11 +105,16 @@ pub struct Job {
     pub takers: AtomicUsize,
     /// The checkpoint that was asked for last, and by how many workers.
     asked: Mutex<(u64, usize)>,
+    /// On the leader of a cluster: by process, at which epoch its clock is held for the checkpoint of that
+    /// number.
+    held: Mutex<(u64, BTreeMap<usize, u64>)>,
     /// The checkpoint that is due, or was last: its number and its epoch.
     due: Mutex<Option<(u64, u64)>>,
     writer: Option<Sender<Message>>,
     /// The key groups that the next checkpoint is to hold whole, so that old files become needless.
     rewrite: Rewrite,
+    /// The number of its last manifest, or of the claim; 0: nothing is kept of it.
+    last_manifest: Arc<AtomicU64>,
     /// What it goes on from, until it stands on every worker.
     from: Mutex<Option<Origin>>,
     /// Set by whoever fails first; nothing is read or told after it.
@@ -114,6 +122,9 @@ pub struct Job {
     /// On how many workers its dataflow was built, and taken down.
     built: AtomicUsize,
     taken_down: AtomicUsize,
+    /// On the leader of a cluster: likewise in how many processes.
+    built_processes: AtomicUsize,
+    gone_processes: AtomicUsize,
 }
 
 impl Job {
@@ -126,9 +137,22 @@ impl Job {
     ) -> Self {
         // What is restored has an epoch of its own.
         let first = Epoch(install.first_epoch.0 + u64::from(keeping.from.is_some()));
-        let clock = EpochClock::new(first, install.epoch_limit);
+        let job = install.job;
+        let tell = |wire: &Arc<Wire>| -> Tell {
+            let wire = wire.clone();
+            Box::new(move |epoch| wire.tell_all(Note::Clock { job, epoch }))
+        };
+        let clock = EpochClock::new(first, install.epoch_limit, outbox.wire.as_ref().map(tell));
         let book = match &install.spec.dataflow {
-            Dataflow::Polls(_) => Some(RwLock::new(Book::new(hash_key, &install.inputs, &install.polls))),
+            Dataflow::Polls(_) => {
+                let book = Book::new(hash_key, &install.inputs, &install.polls);
+                if let Some(Origin::Checkpoint(loaded)) = &keeping.from {
+                    for read in &loaded.checkpoint.offsets {
+                        book.reached(read.input as usize, read.partition, read.next);
+                    }
+                }
+                Some(RwLock::new(book))
+            }
             Dataflow::Tally(_) => None,
         };
         Job {
@@ -141,52 +165,128 @@ impl Job {
             book,
             takers: AtomicUsize::new(0),
             asked: Mutex::default(),
+            held: Mutex::default(),
             due: Mutex::new(None),
             writer: keeping.writer,
             rewrite: Rewrite::default(),
+            last_manifest: Arc::default(),
             from: Mutex::new(keeping.from),
             failed: AtomicBool::new(false),
             built: AtomicUsize::new(0),
             taken_down: AtomicUsize::new(0),
+            built_processes: AtomicUsize::new(0),
+            gone_processes: AtomicUsize::new(0),
         }
+    }
+
+    /// In a cluster, the wire to its other processes.
+    pub fn wire(&self) -> Option<&Arc<Wire>> {
+        self.outbox.wire.as_ref()
+    }
+
+    /// The worker whose collector gathers what the job comes to, of so many: one of the leader's.
+    pub fn home(&self, peers: usize) -> usize {
+        self.id.0 as usize % self.wire().map_or(peers, |wire| wire.membership.workers)
     }
 
     /// What it goes on from; the error says what must be seen to before it can.
     pub fn from(&self) -> Result<Option<Arc<Loaded>>, Failure> {
-        match &*self.from.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*lock(&self.from) {
             None => Ok(None),
             Some(Origin::Checkpoint(loaded)) => Ok(Some(loaded.clone())),
             Some(Origin::Refused(why)) => Err(Failure::new(why.clone())),
         }
     }
 
-    /// A worker, of `workers`, brings the command to write a checkpoint. The last of them begins it, of the
-    /// epoch that is open: by then the dataflow stands on all.
+    /// A worker, of the process's `workers`, brings the command to write a checkpoint. The last of them
+    /// begins it, of the epoch that is open: by then the dataflow stands on all. In a cluster the epoch is
+    /// held instead, until the leader has heard where those of all processes are.
     pub fn begin_checkpoint(&self, number: u64, workers: usize) {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.0 != number {
-            *asked = (number, 0);
+        {
+            let mut asked = lock(&self.asked);
+            if asked.0 != number {
+                *asked = (number, 0);
+            }
+            asked.1 += 1;
+            if asked.1 < workers {
+                return;
+            }
         }
-        asked.1 += 1;
-        if asked.1 == workers {
-            self.clock.hold(|epoch| {
-                let takers = self.takers.load(Ordering::Acquire);
-                let (outbox, rewrite) = (self.outbox.clone(), self.rewrite.clone());
-                self.give(Piece::Begin { number, takers, outbox, rewrite });
-                *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, epoch));
-            });
+        match self.wire() {
+            None => self.clock.look(|epoch| {
+                self.give(self.begin(number, None));
+                *lock(&self.due) = Some((number, epoch));
+            }),
+            Some(wire) => {
+                let epoch = self.clock.hold();
+                if wire.is_leader() {
+                    self.held_by(0, number, epoch);
+                } else {
+                    wire.tell_leader(Note::Held { job: self.id, number, epoch });
+                }
+            }
         }
+    }
+
+    fn begin(&self, number: u64, part: Option<Part>) -> Piece {
+        let takers = self.takers.load(Ordering::Acquire);
+        let (outbox, rewrite) = (self.outbox.clone(), self.rewrite.clone());
+        Piece::Begin { number, takers, outbox, rewrite, last: self.last_manifest.clone(), part }
+    }
+
+    /// On the leader: a process holds its clock at that epoch. With the last of them the checkpoint begins.
+    pub fn held_by(&self, process: usize, number: u64, epoch: u64) {
+        let Some(wire) = self.wire() else { return };
+        let mut held = lock(&self.held);
+        if held.0 != number {
+            *held = (number, BTreeMap::new());
+        }
+        held.1.insert(process, epoch);
+        if held.1.len() < wire.processes() {
+            return;
+        }
+        let epoch = held.1.values().max().copied().unwrap_or(epoch);
+        self.give(self.begin(number, Some(Part::OfAll { parts: wire.processes() - 1 })));
+        // Where the job was not taken up, the writer says so.
+        let last = self.last_manifest.load(Ordering::Acquire);
+        let rewrite = lock(&self.rewrite).clone();
+        let due = (last > 0).then_some(Due { number, epoch, manifest: last + 1, rewrite });
+        wire.tell_all(Note::Release { job: self.id, due: due.clone() });
+        self.released(due.as_ref());
+    }
+
+    /// The job was taken up by a claim of that number.
+    pub fn claimed(&self, claim: u64) {
+        self.last_manifest.store(claim, Ordering::Release);
+    }
+
+    /// The clock goes on; a checkpoint is due, if that came about.
+    pub fn released(&self, due: Option<&Due>) {
+        self.clock.release(due.map_or(0, |due| due.epoch), || {
+            if let Some(due) = due {
+                *lock(&self.due) = Some((due.number, due.epoch));
+            }
+        });
+    }
+
+    /// On a process that does not lead: likewise, with what the leader says of it.
+    pub fn released_by_leader(&self, due: Option<Due>) {
+        if let (Some(due), Some(wire)) = (&due, self.wire()) {
+            lock(&self.rewrite).clone_from(&due.rewrite);
+            self.give(self.begin(due.number, Some(Part::OfOne { manifest: due.manifest, wire: wire.clone() })));
+        }
+        self.released(due.as_ref());
     }
 
     /// The key groups that the next checkpoint is to hold whole.
     pub fn rewrite(&self, kind: Kind) -> Vec<usize> {
-        let rewrite = self.rewrite.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewrite = lock(&self.rewrite);
         rewrite.iter().filter(|(of, _)| *of == kind).map(|(_, group)| usize::from(*group)).collect()
     }
 
     /// The number and the epoch of the checkpoint that is due, or was last.
     pub fn due(&self) -> Option<(u64, u64)> {
-        *self.due.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.due)
     }
 
     /// Gives a piece to whoever writes checkpoints.
@@ -218,37 +318,115 @@ impl Job {
         self.book.as_ref().map(|book| book.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the polls; every worker brings every change, and the first to bring the `nth` makes it.
-    pub fn change_polls(&self, nth: u64, change: &PollChange) {
-        let opened = self.book_mut().and_then(|mut book| book.obey(nth, change));
+    /// Changes the polls.
+    pub fn change_polls(&self, change: &PollChange) {
+        let opened = self.book_mut().and_then(|mut book| {
+            let opened = book.obey(change);
+            self.forget_changed(&mut book);
+            opened
+        });
         if let Some((poll, from)) = opened {
             self.outbox.send(EngineEvent::Polls { job: self.id, event: PollEvent::Opened { poll, from } });
         }
     }
 
-    /// Ends the job with an error; only the first is told.
-    pub fn fail(&self, failure: Failure) {
-        if !self.failed.swap(true, Ordering::AcqRel) {
-            self.outbox.send(EngineEvent::Failed { job: self.id, error: failure.error, at: failure.position });
+    /// In a cluster: the sources read nothing until they are let. Answers where they stand.
+    pub fn freeze_polls(&self) -> Vec<Vec<Offset>> {
+        self.book_mut().map(|mut book| book.freeze(true)).unwrap_or_default()
+    }
+
+    /// In a cluster: the sources of all processes stand there.
+    pub fn set_positions(&self, positions: &[Vec<Offset>]) {
+        if let Some(book) = self.book_mut() {
+            book.set_positions(positions);
         }
     }
 
-    /// Its dataflow stands on one more worker, of `workers`; the last of them tells.
+    /// In a cluster: the sources read on.
+    pub fn thaw_polls(&self) {
+        self.book_mut().map(|mut book| book.freeze(false));
+        self.clock.wake_all();
+    }
+
+    /// In a cluster: a refill has ended on the leader.
+    pub fn end_refill(&self, number: u64, shown: bool) {
+        if let Some(mut book) = self.book_mut() {
+            if shown {
+                book.finish_refill(number);
+            } else {
+                book.give_up_refill(number);
+            }
+            self.forget_changed(&mut book);
+        }
+    }
+
+    /// What readers are to see is the leader's to tell.
+    fn forget_changed(&self, book: &mut Book) {
+        if self.wire().is_some_and(|wire| !wire.is_leader()) {
+            book.take_changed();
+        }
+    }
+
+    /// Ends the job with an error; only the first is told.
+    pub fn fail(&self, failure: Failure) {
+        if self.failed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (job, error, at) = (self.id, failure.error, failure.position);
+        match self.wire().filter(|wire| !wire.is_leader()) {
+            Some(wire) => wire.tell_leader(Note::Failed { job, error, at }),
+            None => self.outbox.send(EngineEvent::Failed { job, error, at }),
+        }
+    }
+
+    /// In a cluster: it has failed, and that is told.
+    pub fn has_failed_elsewhere(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Its dataflow stands on one more worker, of the process's `workers`; the last of them tells.
     pub fn built(&self, workers: usize) {
         if self.built.fetch_add(1, Ordering::AcqRel) + 1 == workers {
-            self.from.lock().unwrap_or_else(PoisonError::into_inner).take();
+            lock(&self.from).take();
+            match self.wire().filter(|wire| !wire.is_leader()) {
+                Some(wire) => wire.tell_leader(Note::Built { job: self.id }),
+                None => self.built_in_process(),
+            }
+        }
+    }
+
+    /// Its dataflow stands in one more process.
+    pub fn built_in_process(&self) {
+        let processes = self.wire().map_or(1, |wire| wire.processes());
+        if self.built_processes.fetch_add(1, Ordering::AcqRel) + 1 == processes {
             self.outbox.send(EngineEvent::Installed { job: self.id });
         }
     }
 
-    /// Its dataflow is gone from one more worker, of `workers`; whether that was the last, which tells.
+    /// Its dataflow is gone from one more worker, of the process's `workers`, the last of which tells.
+    /// Whether nobody will look for the job any more.
     pub fn taken_down(&self, workers: usize) -> bool {
-        let last = self.taken_down.fetch_add(1, Ordering::AcqRel) + 1 == workers;
-        if last {
-            self.give(Piece::Gone);
+        if self.taken_down.fetch_add(1, Ordering::AcqRel) + 1 < workers {
+            return false;
+        }
+        self.give(Piece::Gone);
+        match self.wire().filter(|wire| !wire.is_leader()) {
+            Some(wire) => {
+                wire.tell_leader(Note::Gone { job: self.id });
+                true
+            }
+            None => self.gone_from_process(),
+        }
+    }
+
+    /// Its dataflow is gone from one more process; whether from all.
+    pub fn gone_from_process(&self) -> bool {
+        let processes = self.wire().map_or(1, |wire| wire.processes());
+        let gone = self.gone_processes.fetch_add(1, Ordering::AcqRel) + 1 == processes;
+        if gone {
             self.outbox.send(EngineEvent::Removed { job: self.id });
         }
-        last
+        gone
     }
 
     pub fn has_failed(&self) -> bool {
@@ -276,33 +454,5 @@ impl From<SourceError> for Failure {
             SourceError::Gone { .. } => Failure::new(format!("{error}; `restart --ignore-state` goes on without them")),
             _ => Failure::new(error.to_string()),
         }
-    }
-}
-
-/// Where events go. Shared by all workers; sending never blocks.
-#[derive(Clone)]
-pub struct Outbox {
-    deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>,
-    /// Events sent and not yet taken by the node, kept by whoever delivers.
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Outbox {
-    /// Sources stop reading while this many events wait.
-    const WAITING_MAX: usize = 64;
-
-    /// `waiting` is lowered by the taker for every event it has dealt with.
-    pub fn new(deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>, waiting: Arc<AtomicUsize>) -> Self {
-        Outbox { deliver, waiting }
-    }
-
-    pub fn send(&self, event: EngineEvent) {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        (self.deliver)(event);
-    }
-
-    /// Whether the node is behind.
-    pub fn is_full(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > Self::WAITING_MAX
     }
 }

@@ -42,12 +42,9 @@ impl<'a> Restoring<'a> {
         alive: &'a dyn Fn(),
     ) -> Result<Option<Self>, Failure> {
         let Some(loaded) = job.from()? else { return Ok(None) };
-        let settled = job.book().map(|book| {
-            for read in &loaded.checkpoint.offsets {
-                book.reached(read.input as usize, read.partition, read.next);
-            }
-            loaded.checkpoint.polls.iter().map(|poll| Book::subject_of(job.hash_key, poll)).collect()
-        });
+        let settled = job
+            .book()
+            .map(|_| loaded.checkpoint.polls.iter().map(|poll| Book::subject_of(job.hash_key, poll)).collect());
         Ok(Some(Restoring { loaded, settled, index, peers, epoch, alive }))
     }
 

@@ -2,6 +2,7 @@
 //! that it comes whole, at one epoch.
 
 use crate::claim::LineId;
+use crate::engine::cluster::{Note, Order};
 use crate::engine::facts::{ClaimChanges, Fact};
 use crate::engine::job::Job;
 use crate::operators::tally::Sums;
@@ -16,6 +17,9 @@ pub struct Showing {
     job: Arc<Job>,
     workers: usize,
     shown: HashSet<u64>,
+    /// Polls that readers see no more and that records are still classed by, until a refill has taken that
+    /// back.
+    leaving: HashMap<u64, PollKey>,
     /// By subject that is not shown, its claims and its total so far.
     hidden_claims: HashMap<u64, ClaimChanges>,
     hidden_totals: HashMap<u64, Sums>,
@@ -44,12 +48,27 @@ struct Over {
     given_up: HashSet<u64>,
 }
 
+/// Ends a refill here, and in the other processes of a cluster before they are ordered anything else.
+fn end(job: &Job, number: u64, shown: bool) {
+    if let Some(mut book) = job.book_mut() {
+        if shown {
+            book.finish_refill(number);
+        } else {
+            book.give_up_refill(number);
+        }
+    }
+    if let Some(wire) = job.wire() {
+        wire.tell_all(Note::Order(Box::new(Order::EndRefill { job: job.id, number, shown })));
+    }
+}
+
 impl Showing {
     pub fn new(job: Arc<Job>, workers: usize) -> Self {
         Showing {
             job,
             workers,
             shown: HashSet::new(),
+            leaving: HashMap::new(),
             hidden_claims: HashMap::new(),
             hidden_totals: HashMap::new(),
             pending: BTreeMap::new(),
@@ -69,6 +88,10 @@ impl Showing {
             return;
         };
         let number = *refill;
+        // Some workers hear later than others that it is over.
+        if self.over.shown.contains(&number) || self.over.given_up.contains(&number) {
+            return;
+        }
         let progress = self.refill.get_or_insert_with(|| Progress { number, ..Progress::default() });
         match fact {
             Fact::Refilling { worker, records, of, .. } => {
@@ -88,15 +111,11 @@ impl Showing {
         if let Some(progress) = &mut self.refill {
             let number = progress.number;
             if let Some(error) = progress.failed.take() {
-                if let Some(mut book) = self.job.book_mut() {
-                    book.give_up_refill(number);
-                }
+                end(&self.job, number, false);
                 self.over.given_up.insert(number);
                 events.push(PollEvent::RefillFailed { number, error });
             } else if progress.ended == self.workers {
-                if let Some(mut book) = self.job.book_mut() {
-                    book.finish_refill(number);
-                }
+                end(&self.job, number, true);
                 self.over.shown.insert(number);
                 events.push(PollEvent::Refilled { number });
             } else if !progress.told {
@@ -126,8 +145,13 @@ impl Showing {
         let mut come = Vec::new();
         for subject in book.take_changed() {
             match book.entry(subject).filter(|entry| entry.is_shown()) {
-                None if self.shown.remove(&subject) => update.gone.push(subject),
+                None if self.shown.remove(&subject) => {
+                    update.gone.push(subject);
+                    let hidden = book.entry(subject).map(|entry| entry.in_force.key());
+                    self.leaving.extend(hidden.map(|key| (subject, key)));
+                }
                 None => {
+                    self.leaving.remove(&subject);
                     self.hidden_claims.remove(&subject);
                     self.hidden_totals.remove(&subject);
                 }
@@ -145,10 +169,12 @@ impl Showing {
         come
     }
 
-    /// The polls that readers see.
+    /// The polls that what is told stands for: those that readers see, and those that they see no more but
+    /// that records are still classed by.
     pub fn keys(&self) -> Vec<PollKey> {
         let Some(book) = self.job.book() else { return Vec::new() };
-        self.shown.iter().filter_map(|subject| book.entry(*subject)).map(|entry| entry.in_force.key()).collect()
+        let shown = self.shown.iter().filter_map(|subject| book.entry(*subject)).map(|entry| entry.in_force.key());
+        shown.chain(self.leaving.values().cloned()).collect()
     }
 
     pub fn shows(&self, subject: u64) -> bool {

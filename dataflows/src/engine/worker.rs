@@ -3,8 +3,9 @@
 use crate::claim::HashKey;
 use crate::crash;
 use crate::engine::dataflow::{Control, build};
-use crate::engine::job::{Install, Job, Keeping, Outbox};
-use crate::engine::{Command, Shared, lock};
+use crate::engine::job::{Install, Job, Keeping};
+use crate::engine::outbox::Outbox;
+use crate::engine::{Command, Shared, Task, lock};
 use crate::ids::{Offset, PartitionId};
 use crate::source::{PartitionSource, Source, SourceError, TopicState, Waker};
 use crate::update::{Graph, GraphChannel, GraphOperator, JobId};
@@ -13,9 +14,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use timely::logging::TimelyEvent;
-use timely::synchronization::Sequencer;
 use timely::worker::Worker;
 
 /// How long a worker parks with nothing to do; an arrival or a command wakes it at once.
@@ -25,24 +25,21 @@ struct Installed {
     dataflow: usize,
     control: Control,
     job: Arc<Job>,
-    /// How many changes of its polls this worker has brought.
-    poll_changes: u64,
 }
 
 /// Runs until the engine stops.
 pub fn run(worker: &mut Worker, shared: &Shared) {
-    let index = worker.index();
+    // Its place among the workers of the process.
+    let index = worker.index() % shared.workers();
     lock(&shared.threads)[index] = Some(std::thread::current());
-    let mut sequencer = Sequencer::new(worker, Instant::now());
     let mut installed: HashMap<JobId, Installed> = HashMap::new();
     while !shared.stop.load(Ordering::Acquire) {
         shared.beat(index);
-        if index == 0 {
-            let commands = std::mem::take(&mut *lock(&shared.commands));
-            commands.into_iter().for_each(|command| sequencer.push(command));
-        }
-        for command in sequencer.by_ref() {
-            obey(worker, shared, &mut installed, command);
+        for task in shared.tasks(index) {
+            match task {
+                Task::Install(job, data) => install(worker, shared, &mut installed, job, &data),
+                Task::Other(command) => obey(worker, shared, &mut installed, &command),
+            }
         }
         worker.step_or_park(Some(PARK));
         crash::point("worker::step");
@@ -53,64 +50,66 @@ pub fn run(worker: &mut Worker, shared: &Shared) {
     }
 }
 
-fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Installed>, command: Command) {
+fn install(
+    worker: &mut Worker,
+    shared: &Shared,
+    installed: &mut HashMap<JobId, Installed>,
+    job: Arc<Job>,
+    install: &Install,
+) {
+    let index = worker.index() % shared.workers();
+    let dataflow = worker.next_dataflow_index();
+    let source = &shared.config.source;
+    let alive = || shared.beat(index);
+    let control = worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, install, source, &alive));
+    control.halt(install.halt.clone());
+    job.built(shared.workers());
+    installed.insert(install.job, Installed { dataflow, control, job });
+}
+
+fn obey(worker: &mut Worker, shared: &Shared, installed: &mut HashMap<JobId, Installed>, command: &Command) {
     match command {
-        Command::Install(install) => {
-            let job = shared.job(&install);
-            let worker_index = worker.index();
-            let dataflow = worker.next_dataflow_index();
-            let source = &shared.config.source;
-            let alive = || shared.beat(worker_index);
-            let control =
-                worker.dataflow_named(&install.spec.name, |scope| build(scope, &job, &install, source, &alive));
-            control.halt(install.halt.clone());
-            job.built(worker.peers());
-            installed.insert(install.job, Installed { dataflow, control, job, poll_changes: 0 });
-        }
         Command::Remove(job) => {
-            if let Some(gone) = installed.remove(&job) {
+            if let Some(gone) = installed.remove(job) {
                 worker.drop_dataflow(gone.dataflow);
-                // Until every worker has taken it down, a slower one may yet look for what they share.
-                if gone.job.taken_down(worker.peers()) {
-                    lock(&shared.jobs).remove(&job);
+                if gone.job.taken_down(shared.workers()) {
+                    shared.forget(*job);
                 }
             }
         }
         Command::Halt { job, halt } => {
-            if let Some(job) = installed.get(&job) {
-                job.control.halt(Some(halt));
+            if let Some(job) = installed.get(job) {
+                job.control.halt(Some(halt.clone()));
             }
         }
         Command::Resume(job) => {
-            if let Some(job) = installed.get(&job) {
+            if let Some(job) = installed.get(job) {
                 job.control.halt(None);
             }
         }
         Command::StepForward { job, at_least } => {
-            if let Some(job) = installed.get(&job) {
-                job.job.step_forward(at_least);
+            if let Some(job) = installed.get(job) {
+                job.job.step_forward(*at_least);
                 job.control.announce();
             }
         }
-        Command::Polls { job, change } => {
-            if let Some(installed) = installed.get_mut(&job) {
-                installed.poll_changes += 1;
-                installed.job.change_polls(installed.poll_changes, &change);
-                installed.control.polls_changed();
+        // The book is changed.
+        Command::Polls { job, .. } => {
+            if let Some(job) = installed.get(job) {
+                job.control.polls_changed();
             }
         }
         Command::Checkpoint { job, number } => {
-            if let Some(job) = installed.get(&job) {
-                job.job.begin_checkpoint(number, worker.peers());
+            if let Some(job) = installed.get(job) {
+                job.job.begin_checkpoint(*number, shared.workers());
                 job.control.end_epoch();
             }
         }
-        // It was dealt with before it came here.
-        Command::Keep { .. } => {}
+        // They were dealt with before they came here.
+        Command::Install(_) | Command::Keep { .. } => {}
         Command::RaiseEpochLimit(limit) => {
-            shared.epoch_limit.fetch_max(limit.0, Ordering::AcqRel);
             for job in installed.values() {
-                job.job.clock.raise_limit(limit);
+                job.job.clock.raise_limit(*limit);
             }
         }
     }

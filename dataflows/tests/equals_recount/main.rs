@@ -27,7 +27,7 @@ use tallyflow_dataflows::results::{Filter, JobResults};
 use tallyflow_dataflows::source::{Budget, PartitionSource, Polled, Source, SourceError, TopicState, Waker};
 use tallyflow_dataflows::spec::voids::Voided;
 use tallyflow_dataflows::spec::{Dataflow, JobFile, JobSpec, Surroundings};
-use tallyflow_dataflows::testing::{Bench, MemoryLog, MemoryRecord, PlainFormats};
+use tallyflow_dataflows::testing::{Bench, Crew, MemoryLog, MemoryRecord, PlainFormats};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const TOPICS: [&str; 2] = ["a", "b"];
@@ -276,12 +276,13 @@ fn check(spec: &JobSpec, log: &MemoryLog, results: &JobResults) {
     }
 }
 
-/// Runs the job while the records are appended; answers the last digest.
-fn run(case: &Case, workers: usize) -> String {
+/// Runs the job while the records are appended, by the engines of a crew, and after each restart by those
+/// that `next` says; answers the last digest.
+fn run(case: &Case, crew: Crew, next: fn(usize) -> Crew) -> String {
     let spec = job_spec(&case.job, case.partitions);
     let log = MemoryLog::default();
     TOPICS.iter().zip(case.partitions).for_each(|(topic, partitions)| log.create(topic, partitions));
-    let mut bench = Bench::start(&spec, Arc::new(log.clone()), Arc::new(PlainFormats), workers);
+    let mut bench = Bench::start_crew(&spec, vec![], Arc::new(log.clone()), Arc::new(PlainFormats), crew);
     let updates = Rc::new(RefCell::new(0));
     // Its voids come and go.
     let in_force = Rc::new(RefCell::new(spec.clone()));
@@ -329,7 +330,7 @@ fn run(case: &Case, workers: usize) -> String {
             Then::Restart(workers) => {
                 // Which is there or is not, but never half.
                 bench.run_until(DEADLINE, Bench::is_checkpointed);
-                bench.restart(workers, Vec::new());
+                bench.restart_crew(next(workers), Vec::new());
             }
             Then::Pause => {
                 bench.pause(true);
@@ -350,7 +351,7 @@ fn run(case: &Case, workers: usize) -> String {
                     bench.reform(&changed);
                 }
                 *in_force.borrow_mut() = changed;
-                bench.restart(workers, Vec::new());
+                bench.restart_crew(crew, Vec::new());
             }
         }
         assert_eq!(bench.failed, None);
@@ -374,7 +375,7 @@ fn equals(inputs: &[&str], tally: &str, values: &[&str]) {
 }
 
 fn run_all(case: &Case) {
-    let digests = [1, 2, 4].map(|workers| run(case, workers));
+    let digests = [1, 2, 4].map(|workers| run(case, Crew::of(workers), Crew::of));
     assert!(digests[0] == digests[1] && digests[1] == digests[2], "{digests:?}");
 }
 
@@ -387,6 +388,30 @@ proptest! {
     #[test]
     fn the_engine_equals_a_plain_recount_at_every_epoch(case in case()) {
         run_all(&case);
+    }
+}
+
+fn clusters() -> impl Strategy<Value = Crew> {
+    prop::sample::select(vec![(2, 1), (2, 2), (4, 1), (4, 2)])
+        .prop_map(|(processes, workers)| Crew { processes, workers })
+}
+
+/// Another crew for each number that a case names.
+fn another(number: usize) -> Crew {
+    let (processes, workers) = [(2, 1), (1, 2), (4, 1), (2, 2), (3, 1)][number % 5];
+    Crew { processes, workers }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/equals_recount.txt"))),
+        cases: if std::env::var_os("PROPTEST_CASES").is_none() { 64 } else { ProptestConfig::default().cases },
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_cluster_equals_a_plain_recount_at_every_epoch(case in case(), crew in clusters()) {
+        run(&case, crew, another);
     }
 }
 

@@ -19,6 +19,7 @@ use proptest::test_runner::FileFailurePersistence;
 use std::time::Duration;
 use tallyflow_dataflows::spec::Keep;
 use tallyflow_dataflows::spec::polls::{Choices, Match, Reposts};
+use tallyflow_dataflows::testing::Crew;
 
 fn config() -> ProptestConfig {
     let mut config = ProptestConfig {
@@ -35,7 +36,7 @@ fn config() -> ProptestConfig {
 
 fn run_all(program: &Program) {
     for workers in [1, 2, 4] {
-        node::run(program, workers);
+        node::run(program, Crew::of(workers), Crew::of);
     }
 }
 
@@ -45,6 +46,26 @@ proptest! {
     #[test]
     fn polls_equal_a_plain_recount_at_every_epoch_whatever_becomes_of_them(program in program()) {
         run_all(&program);
+    }
+}
+
+fn clusters() -> impl Strategy<Value = Crew> {
+    prop::sample::select(vec![(2, 1), (2, 2), (4, 1), (4, 2)])
+        .prop_map(|(processes, workers)| Crew { processes, workers })
+}
+
+/// Another crew for each number that a program names.
+fn another(number: usize) -> Crew {
+    let (processes, workers) = [(2, 1), (1, 2), (4, 1), (2, 2), (3, 1)][number % 5];
+    Crew { processes, workers }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn polls_of_a_cluster_equal_a_plain_recount_whatever_becomes_of_them(program in program(), crew in clusters()) {
+        node::run(&program, crew, another);
     }
 }
 

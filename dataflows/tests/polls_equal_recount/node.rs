@@ -15,7 +15,7 @@ use tallyflow_dataflows::source::{Budget, PartitionSource, Polled, Source, Sourc
 use tallyflow_dataflows::spec::polls::{Choices, Match, Poll, PollInForce, PollKey, PollsSpec, Reposts};
 use tallyflow_dataflows::spec::voids::{Voided, Voids};
 use tallyflow_dataflows::spec::{Bound, Dataflow, InputSpec, JobSpec, Keep};
-use tallyflow_dataflows::testing::{Bench, MemoryLog, MemoryRecord, PlainFormats};
+use tallyflow_dataflows::testing::{Bench, Crew, MemoryLog, MemoryRecord, PlainFormats};
 use tallyflow_dataflows::update::PollEvent;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -142,6 +142,8 @@ struct Node {
     /// The job as it is now.
     spec: JobSpec,
     bench: Bench,
+    /// By the number that a program names, the engines after a restart.
+    next: fn(usize) -> Crew,
     writer: Writer,
     seen: Rc<RefCell<Vec<Seen>>>,
     /// How many of the bench's events were looked at.
@@ -156,8 +158,9 @@ struct Node {
     waiting: Refill,
 }
 
-/// Runs the program and holds all that was published against recounts.
-pub fn run(program: &Program, workers: usize) {
+/// Runs the program by the engines of a crew, and after each restart by those that `next` says, and holds
+/// all that was published against recounts.
+pub fn run(program: &Program, crew: Crew, next: fn(usize) -> Crew) {
     let spec = spec();
     let log = MemoryLog::default();
     log.create(POSTS, program.partitions);
@@ -174,7 +177,7 @@ pub fn run(program: &Program, workers: usize) {
     }
 
     let source: Arc<dyn Source> = if program.drip { Arc::new(Drip(log.clone())) } else { Arc::new(log.clone()) };
-    let mut bench = Bench::start_polls(&spec, first.clone(), source, Arc::new(PlainFormats), workers);
+    let mut bench = Bench::start_crew(&spec, first.clone(), source, Arc::new(PlainFormats), crew);
     let seen = Rc::new(RefCell::new(Vec::new()));
     bench.check = {
         let seen = seen.clone();
@@ -184,6 +187,7 @@ pub fn run(program: &Program, workers: usize) {
     let mut node = Node {
         spec: spec.clone(),
         bench,
+        next,
         writer,
         seen,
         events: 0,
@@ -307,7 +311,7 @@ impl Node {
             self.spec = spec;
         }
         let polls: Vec<PollInForce> = self.polls.values().cloned().collect();
-        self.bench.restart(workers, polls.clone());
+        self.bench.restart_crew((self.next)(workers), polls.clone());
         self.running = None;
         self.waiting.number += 1;
         self.waiting.add.clear();

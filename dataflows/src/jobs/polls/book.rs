@@ -1,4 +1,5 @@
-//! The polls of a job as its workers know them, shared by those of one process.
+//! The polls of a job as its workers know them, shared by those of one process; those of the processes of
+//! a cluster are changed alike.
 //!
 //! A worker holds the book for reading during each turn of its source, so a change happens between turns
 //! and every record is judged by one state of it.
@@ -31,8 +32,8 @@ pub struct Book {
     /// Likewise where the job begins.
     starts: Vec<Vec<Offset>>,
     refill: Option<RefillPlan>,
-    /// How many commands it has obeyed.
-    obeyed: u64,
+    /// Whether sources are to read nothing.
+    frozen: bool,
     /// Rises when something that operators hold has become needless.
     sweeps: u64,
     range: Range,
@@ -178,7 +179,7 @@ impl Book {
             positions: inputs.iter().map(starts).collect(),
             starts: Vec::new(),
             refill: None,
-            obeyed: 0,
+            frozen: false,
             sweeps: 0,
             range: Range::NOTHING,
             changed: Vec::new(),
@@ -202,13 +203,25 @@ impl Book {
         }
     }
 
-    /// Obeys a command that every worker brings, `nth` counted from 1; only the first to bring it changes
-    /// something. Answers where a poll was opened.
-    pub fn obey(&mut self, nth: u64, change: &PollChange) -> Option<(PollKey, Vec<Vec<Offset>>)> {
-        if nth <= self.obeyed {
-            return None;
+    /// Has the sources of the process read nothing, or read on; answers where they stand.
+    pub fn freeze(&mut self, frozen: bool) -> Vec<Vec<Offset>> {
+        self.frozen = frozen;
+        self.positions()
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Notes how far live reading has come in all processes.
+    pub fn set_positions(&self, positions: &[Vec<Offset>]) {
+        for (of, positions) in self.positions.iter().zip(positions) {
+            of.iter().zip(positions).for_each(|(of, position)| of.store(position.0, Ordering::Release));
         }
-        self.obeyed = nth;
+    }
+
+    /// Changes the polls. Answers where a poll was opened.
+    pub fn obey(&mut self, change: &PollChange) -> Option<(PollKey, Vec<Vec<Offset>>)> {
         let mut opened = None;
         match change {
             PollChange::Open(poll) => {
@@ -334,6 +347,9 @@ impl Book {
 
     /// Shows what a refill has counted: what was arriving is in force, what was leaving is gone.
     pub fn finish_refill(&mut self, number: u64) {
+        if self.refill.as_ref().is_none_or(|plan| plan.number != number) {
+            return;
+        }
         for place in 0..self.entries.len() {
             match self.entries[place].as_mut() {
                 Some(entry) if entry.phase == Phase::Arriving(number) => {
@@ -352,6 +368,9 @@ impl Book {
 
     /// Gives a refill up: what was arriving is gone, what was leaving stays.
     pub fn give_up_refill(&mut self, number: u64) {
+        if self.refill.as_ref().is_none_or(|plan| plan.number != number) {
+            return;
+        }
         for place in 0..self.entries.len() {
             match self.entries[place].as_mut() {
                 Some(entry) if entry.phase == Phase::Leaving(number) => entry.phase = Phase::InForce,
