@@ -58,6 +58,7 @@ fn install(job: u64, spec: &JobSpec) -> Install {
         spec: spec.clone(),
         inputs: vec![InstallInput {
             topic: "t".into(),
+            incarnation: None,
             partitions: (0..PARTITIONS).map(start).collect(),
             from_ms: None,
             until_ms: None,
