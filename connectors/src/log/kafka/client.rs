@@ -7,6 +7,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// What all clients of a log share: what to hide, and what is the matter.
 pub(super) struct Shared {
@@ -97,8 +98,16 @@ pub(super) struct Reading {
     pub consumer: BaseConsumer<Context>,
     pub name: String,
     pub topic: String,
+    pub taken: Mutex<Taken>,
+}
+
+/// What a client is read for.
+#[derive(Default)]
+pub(super) struct Taken {
     /// The partitions that somebody reads.
-    pub taken: Mutex<HashSet<i32>>,
+    pub partitions: HashSet<i32>,
+    /// Since when there are none.
+    pub idle_since: Option<Instant>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,6 @@
 //! How a Kafka cluster is reached, and what librdkafka is told.
 
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -116,6 +116,9 @@ impl KafkaConfig {
 
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
+        // What is asked for by the property `debug` comes at that level.
+        let asked = self.properties.contains_key("debug");
+        config.set_log_level(if asked { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Notice });
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", "tallyflow");
         // A broker that comes back is found soon.
@@ -141,18 +144,23 @@ impl KafkaConfig {
     pub(super) fn reading(&self, partitions: usize) -> ClientConfig {
         // With a queue for each partition the bound holds for each.
         let kbytes = (self.queue_bytes_max / 1024 / partitions.max(1) as u64).clamp(256, 2_097_151);
-        let mut config = ClientConfig::new();
-        // What follows may be overridden.
-        config.set("queued.max.messages.kbytes", kbytes.to_string());
-        config.set("queued.min.messages", "1000000");
-        config.set("fetch.message.max.bytes", (kbytes * 1024 / 4).clamp(256 << 10, 4 << 20).to_string());
-        config.set("fetch.max.bytes", "16777216");
+        let mut config = self.base();
+        let mut set = |name: &str, value: &str| {
+            // These may be overridden.
+            if !self.properties.contains_key(name) {
+                config.set(name, value);
+            }
+        };
+        set("queued.max.messages.kbytes", &kbytes.to_string());
+        set("queued.min.messages", "1000000");
+        set("fetch.message.max.bytes", &(kbytes * 1024 / 4).clamp(256 << 10, 4 << 20).to_string());
+        set("fetch.max.bytes", "16777216");
         // How soon a full queue is looked at again: it is emptied within milliseconds.
-        config.set("fetch.queue.backoff.ms", "2");
-        config.set("statistics.interval.ms", "5000");
-        for (name, value) in self.base().config_map() {
-            config.set(name, value);
-        }
+        set("fetch.queue.backoff.ms", "2");
+        // How long a broker holds a question for which it has nothing: a reader that comes to a client waits for
+        // as long, and so does one that asks where a partition ends.
+        set("fetch.wait.max.ms", "100");
+        set("statistics.interval.ms", "5000");
         config.set("group.id", GROUP);
         config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("enable.partition.eof", "true");
@@ -163,14 +171,18 @@ impl KafkaConfig {
 
     /// A client that appends.
     pub(super) fn writing(&self, transactions: Option<(&str, Duration)>) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("linger.ms", "0").set("compression.type", "lz4");
-        config.set("batch.num.messages", "100000").set("batch.size", "1000000");
+        let mut config = self.base();
+        let mut set = |name: &str, value: &str| {
+            if !self.properties.contains_key(name) {
+                config.set(name, value);
+            }
+        };
+        set("linger.ms", "0");
+        set("compression.type", "lz4");
+        set("batch.num.messages", "100000");
         // A caller that waits is answered in this time.
-        config.set("delivery.timeout.ms", "10000").set("request.timeout.ms", "5000");
-        for (name, value) in self.base().config_map() {
-            config.set(name, value);
-        }
+        set("delivery.timeout.ms", "10000");
+        set("request.timeout.ms", "5000");
         config.set("enable.idempotence", "true");
         if let Some((id, limit)) = transactions {
             config.set("transactional.id", id).set("transaction.timeout.ms", limit.as_millis().to_string());

@@ -78,6 +78,22 @@ impl Drop for Queue {
     }
 }
 
+/// Where reading a partition goes on after all that was taken of it, markers of transactions among it; `None`:
+/// nothing was taken yet. Asks nobody.
+pub(super) fn position(client: &Reading, topic: &CStr, partition: i32) -> Option<u64> {
+    // SAFETY: the client lives; the list is destroyed after its only element was read.
+    unsafe {
+        let list = sys::rd_kafka_topic_partition_list_new(1);
+        sys::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), partition);
+        let error = sys::rd_kafka_position(client.consumer.client().native_ptr(), list);
+        let element = &*(*list).elems;
+        let ok = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+        let offset = (error == ok && element.err == ok).then_some(element.offset);
+        sys::rd_kafka_topic_partition_list_destroy(list);
+        offset.and_then(|offset| u64::try_from(offset).ok())
+    }
+}
+
 /// SAFETY: only called with the opaque of a live [`Queue`].
 unsafe extern "C" fn wake(_: *mut sys::rd_kafka_t, opaque: *mut c_void) {
     // SAFETY: see above.

@@ -1,7 +1,7 @@
 //! Reading one partition for one job.
 
 use super::client::{Reading, lock};
-use super::ffi::{Batch, Next, Queue};
+use super::ffi::{self, Batch, Next, Queue};
 use super::service::Ask;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::Consumer;
@@ -59,6 +59,8 @@ pub(super) struct Reader {
     batch: Batch,
     next: Offset,
     end: Offset,
+    /// Whether something of the partition was taken: what librdkafka says of its position is of this reading.
+    has_begun: bool,
     asks: Sender<Ask>,
 }
 
@@ -74,7 +76,7 @@ pub(super) type Slot = Arc<Mutex<Option<Open>>>;
 impl Reader {
     pub fn new(place: Arc<Place>, open: Slot, asks: Sender<Ask>) -> Reader {
         let next = Offset(place.next.load(Ordering::Acquire));
-        Reader { place, open, queue: None, batch: Batch::default(), next, end: next, asks }
+        Reader { place, open, queue: None, batch: Batch::default(), next, end: next, has_begun: false, asks }
     }
 
     /// The queue, once there is one.
@@ -99,6 +101,19 @@ impl Reader {
             Ok(high) if error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Offset(high),
             // Nothing was heard yet.
             _ => Offset(self.place.end.load(Ordering::Acquire)),
+        }
+    }
+
+    /// Goes on behind the markers of transactions that follow the last record. Without them being asked for here,
+    /// the end that they lie before would be told a fetch later.
+    fn pass_markers(&mut self, until: Offset) {
+        if !self.has_begun || !self.batch.is_empty() || self.next >= self.end {
+            return;
+        }
+        let Some(open) = &self.queue else { return };
+        let partition = i32::try_from(self.place.partition.0).unwrap_or(i32::MAX);
+        if let Some(position) = ffi::position(&open.client, &self.place.name, partition) {
+            self.next = self.next.max(Offset(position).min(until));
         }
     }
 
@@ -158,6 +173,7 @@ impl PartitionSource for Reader {
                 break;
             }
             at_end = false;
+            self.has_begun = true;
             // What was taken before a first look that goes on elsewhere is not handed over twice.
             if record.offset >= self.next {
                 self.next = Offset(record.offset.0 + 1);
@@ -167,8 +183,12 @@ impl PartitionSource for Reader {
             }
             self.batch.pass();
         }
+        if !at_end {
+            self.end = self.heard_end();
+            self.pass_markers(budget.until);
+        }
         self.place.next.store(self.next.0, Ordering::Release);
-        self.end = if at_end { self.next } else { self.heard_end().max(self.next) };
+        self.end = if at_end { self.next } else { self.end.max(self.next) };
         Ok(Polled { records, next: self.next, end: self.end })
     }
 

@@ -3,9 +3,9 @@
 
 use super::client::{Context, Reading, Shared, lock};
 use super::ffi::{Described, Queue};
-use super::look::Looker;
+use super::look::{ANSWER, Looker};
 use super::reader::{Open, Place, Slot};
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -19,6 +19,9 @@ use tallyflow_dataflows::source::SourceError;
 const TURN: Duration = Duration::from_millis(50);
 /// How often it is looked what becomes of the topics, and of those that can't be read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a client is kept that nobody reads by: the next reader of its topic begins at once.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// What readers ask for.
 pub(super) enum Ask {
@@ -74,6 +77,7 @@ impl Service {
                     self.looker.names().ok();
                 }
                 self.look();
+                self.retire();
                 looked = Instant::now();
             }
             self.looker.serve();
@@ -115,12 +119,24 @@ impl Service {
             tracing::debug!("{}/{partition}: {error}", served.place.topic);
         }
         let mut taken = lock(&client.taken);
-        taken.remove(&partition);
-        if taken.is_empty() {
-            drop(taken);
-            self.clients.retain(|other| !Arc::ptr_eq(other, client));
-            lock(&self.shared.figures).forget(&client.name);
+        taken.partitions.remove(&partition);
+        if taken.partitions.is_empty() {
+            taken.idle_since = Some(Instant::now());
         }
+    }
+
+    /// Lets clients go that nobody has needed for a while.
+    fn retire(&mut self) {
+        let is_over = |client: &Arc<Reading>| lock(&client.taken).idle_since.is_some_and(|at| at.elapsed() > IDLE_MAX);
+        let over: Vec<_> = self.clients.iter().filter(|client| is_over(client)).cloned().collect();
+        if over.is_empty() {
+            return;
+        }
+        self.clients.retain(|client| !is_over(client));
+        over.iter().for_each(|client| lock(&self.shared.figures).forget(&client.name));
+        // Their end may take a second: nobody waits for it.
+        let end = std::thread::Builder::new().name("kafka-ends".to_owned());
+        end.spawn(move || drop(over)).ok();
     }
 
     /// Looks what has become of the topics, and opens what can be read by now.
@@ -196,7 +212,9 @@ impl Service {
             client.consumer.incremental_unassign(&list).map_err(|error| failed("reading anew", &error))?;
             return client.consumer.incremental_assign(&list).map_err(|error| failed("reading anew", &error));
         }
-        let free = |client: &&Arc<Reading>| client.topic == place.topic && !lock(&client.taken).contains(&partition);
+        let free = |client: &&Arc<Reading>| {
+            client.topic == place.topic && !lock(&client.taken).partitions.contains(&partition)
+        };
         let client = match self.clients.iter().find(free) {
             Some(client) => client.clone(),
             None => {
@@ -205,6 +223,12 @@ impl Service {
                 let context = Context::new(&self.shared, name.clone());
                 let consumer = self.shared.config.reading(partitions).create_with_context(context);
                 let consumer = consumer.map_err(|error| failed("making a client of Kafka", &error))?;
+                let consumer: BaseConsumer<Context> = consumer;
+                // One that is connected when it is told what to read begins at once, else up to a second later.
+                if consumer.client().fetch_cluster_id(ANSWER).is_none() {
+                    let what = self.shared.sentence("nothing is heard", &"no broker has answered in time");
+                    return Err(SourceError::Away(what));
+                }
                 let client = Reading { consumer, name, topic: place.topic.clone(), taken: Mutex::default() };
                 self.clients.push(Arc::new(client));
                 self.clients.last().cloned().ok_or_else(|| failed("making a client of Kafka", &"none is there"))?
@@ -213,7 +237,11 @@ impl Service {
         let queue = Queue::of(client.clone(), &place.name, partition, place.waker.clone());
         let queue = queue.ok_or_else(|| failed("making a queue", &"librdkafka refuses"))?;
         client.consumer.incremental_assign(&list).map_err(|error| failed("beginning to read", &error))?;
-        lock(&client.taken).insert(partition);
+        {
+            let mut taken = lock(&client.taken);
+            taken.partitions.insert(partition);
+            taken.idle_since = None;
+        }
         self.served[index].client = Some(client.clone());
         *lock(&self.served[index].slot) = Some(Open { queue, client });
         // Something may have arrived before the reader could see it.

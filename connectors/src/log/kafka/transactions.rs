@@ -42,6 +42,8 @@ impl Transactions {
         if self.client.is_none() {
             let client = Client::new(&self.shared, Some((&self.id, self.limit)));
             let client = client.map_err(|error| ProduceError::Io(error.to_string()))?;
+            // One that is connected begins at once.
+            client.producer.client().fetch_cluster_id(ANSWER);
             let begun = client.producer.init_transactions(ANSWER);
             begun.map_err(|error| self.away("transactions can't begin", &error))?;
             self.client = Some(client);
