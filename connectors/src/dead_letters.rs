@@ -34,6 +34,17 @@ pub struct DeadLetters {
     conn: Connection,
     /// Of each job; the oldest go first.
     kept_max: usize,
+    /// Whether letters wait in the outbox to be published.
+    publishes: bool,
+}
+
+/// A letter that waits to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Rises with each.
+    pub id: i64,
+    pub job: String,
+    pub letter: DeadLetter,
 }
 
 const TABLES: &str = "
@@ -49,7 +60,20 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     reason       TEXT    NOT NULL,
     UNIQUE (job, topic, partition, \"offset\")
 );
+CREATE TABLE IF NOT EXISTS outbox (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    job          TEXT    NOT NULL,
+    topic        TEXT    NOT NULL,
+    partition    INTEGER NOT NULL,
+    \"offset\"     INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL,
+    key          BLOB,
+    value        BLOB,
+    reason       TEXT    NOT NULL
+);
 ";
+/// Letters that wait to be published: beyond, the oldest are not.
+const OUTBOX_MAX: i64 = 100_000;
 
 impl DeadLetters {
     /// Opens the file, made if it is not there.
@@ -57,7 +81,30 @@ impl DeadLetters {
         let conn = Connection::open(path)?;
         conn.busy_timeout(Duration::from_secs(10))?;
         conn.execute_batch(TABLES)?;
-        Ok(DeadLetters { conn, kept_max })
+        Ok(DeadLetters { conn, kept_max, publishes: false })
+    }
+
+    /// Has letters that come from now on wait to be published; those of [forms beside a job](is_of_a_form) once they
+    /// take its place.
+    pub fn publishing(mut self) -> Self {
+        self.publishes = true;
+        self
+    }
+
+    /// The oldest letters that wait to be published.
+    pub fn waiting(&self, limit: usize) -> rusqlite::Result<Vec<Waiting>> {
+        let sql = "SELECT topic, partition, \"offset\", timestamp_ms, key, value, reason, id, job FROM outbox
+                   ORDER BY id LIMIT ?1";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map([limit as i64], |row| {
+            Ok(Waiting { id: row.get(7)?, job: row.get(8)?, letter: letter_of(row)? })
+        })?;
+        rows.collect()
+    }
+
+    /// Letters up to this one were published.
+    pub fn published(&mut self, id: i64) -> rusqlite::Result<()> {
+        self.conn.execute("DELETE FROM outbox WHERE id <= ?1", [id]).map(|_| ())
     }
 
     /// Adds letters of a job; one that is there already, from an earlier reading, stays as it is. `again` are
@@ -75,7 +122,7 @@ impl DeadLetters {
             let mut insert =
                 tx.prepare_cached("INSERT OR IGNORE INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
             for letter in letters {
-                insert.execute(params![
+                let is_new = insert.execute(params![
                     job,
                     letter.topic,
                     letter.partition,
@@ -84,7 +131,15 @@ impl DeadLetters {
                     letter.key,
                     letter.value,
                     letter.reason
-                ])?;
+                ])? > 0;
+                if is_new && self.publishes && !is_of_a_form(job) {
+                    let sql = "INSERT INTO outbox SELECT NULL, * FROM dead_letters WHERE rowid = last_insert_rowid()";
+                    tx.prepare_cached(sql)?.execute([])?;
+                }
+            }
+            if self.publishes {
+                let sql = "DELETE FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ?1";
+                tx.prepare_cached(sql)?.execute([OUTBOX_MAX])?;
             }
             let mut trim = tx.prepare_cached(
                 "DELETE FROM dead_letters WHERE job = ?1 AND rowid <=
@@ -110,23 +165,20 @@ impl DeadLetters {
                    WHERE job = ?1 AND (topic, partition, \"offset\") > (?2, ?3, ?4)
                    ORDER BY topic, partition, \"offset\" LIMIT ?5";
         let mut statement = self.conn.prepare_cached(sql)?;
-        let rows = statement.query_map(params![job, topic, partition, offset, limit as i64], |row| {
-            Ok(DeadLetter {
-                topic: row.get(0)?,
-                partition: row.get(1)?,
-                offset: row.get::<_, i64>(2)? as u64,
-                timestamp_ms: row.get(3)?,
-                key: row.get(4)?,
-                value: row.get(5)?,
-                reason: row.get(6)?,
-            })
-        })?;
+        let rows = statement.query_map(params![job, topic, partition, offset, limit as i64], letter_of)?;
         rows.collect()
     }
 
     /// Puts the letters kept under one name in the place of those under another.
     pub fn take_over(&mut self, from: &str, to: &str) -> rusqlite::Result<()> {
         let tx = self.conn.transaction()?;
+        if self.publishes {
+            let sql =
+                "INSERT INTO outbox SELECT NULL, ?2, topic, partition, \"offset\", timestamp_ms, key, value, reason
+                       FROM dead_letters a WHERE job = ?1 AND NOT EXISTS (SELECT 1 FROM dead_letters b WHERE b.job = ?2
+                       AND b.topic = a.topic AND b.partition = a.partition AND b.\"offset\" = a.\"offset\")";
+            tx.execute(sql, params![from, to])?;
+        }
         tx.execute("DELETE FROM dead_letters WHERE job = ?1", params![to])?;
         tx.execute("UPDATE dead_letters SET job = ?2 WHERE job = ?1", params![from, to])?;
         tx.commit()
@@ -144,6 +196,23 @@ impl DeadLetters {
     pub fn clear(&mut self, job: &str) -> rusqlite::Result<()> {
         self.conn.execute("DELETE FROM dead_letters WHERE job = ?1", params![job]).map(|_| ())
     }
+}
+
+/// Whether letters under that name are of a form of a job that is computed beside it: no job's name has a slash.
+pub fn is_of_a_form(name: &str) -> bool {
+    name.contains('/')
+}
+
+fn letter_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
+    Ok(DeadLetter {
+        topic: row.get(0)?,
+        partition: row.get(1)?,
+        offset: row.get::<_, i64>(2)? as u64,
+        timestamp_ms: row.get(3)?,
+        key: row.get(4)?,
+        value: row.get(5)?,
+        reason: row.get(6)?,
+    })
 }
 
 #[cfg(test)]
@@ -196,5 +265,25 @@ mod tests {
         assert_eq!((offsets(&letters, "a", None), offsets(&letters, "b", None)), (vec![0, 2, 3], vec![1]));
         letters.add("a", &[], &[again(0, 3, 9)]).unwrap();
         assert_eq!(offsets(&letters, "a", None), [0, 2]);
+    }
+
+    #[test]
+    fn a_letter_waits_to_be_published_until_it_was_and_one_of_a_form_until_that_is_the_jobs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dead.db");
+        let mut letters = DeadLetters::open(&path, 10).unwrap().publishing();
+        letters.add("a", &[letter(0), letter(1)], &[]).unwrap();
+        letters.add("a", &[letter(1), letter(2)], &[]).unwrap();
+        letters.add("a/7", &[letter(2), letter(3)], &[]).unwrap();
+        let waiting = |letters: &DeadLetters| -> Vec<(String, u64)> {
+            letters.waiting(10).unwrap().into_iter().map(|w| (w.job, w.letter.offset)).collect()
+        };
+        assert_eq!(waiting(&letters), [("a".into(), 0), ("a".into(), 1), ("a".into(), 2)]);
+        let second = letters.waiting(2).unwrap()[1].id;
+        letters.published(second).unwrap();
+        letters.take_over("a/7", "a").unwrap();
+        drop(letters);
+        let letters = DeadLetters::open(&path, 10).unwrap().publishing();
+        assert_eq!(waiting(&letters), [("a".into(), 2), ("a".into(), 3)]);
     }
 }

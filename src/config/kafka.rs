@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use tallyflow_connectors::log::kafka::{KafkaConfig, Secret};
+use tallyflow_connectors::log::{TopicConfig, check_topic};
 
 /// Kafka as the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,6 +11,8 @@ pub struct Kafka {
     pub config: KafkaConfig,
     /// Begins the names of this server's own topics.
     pub prefix: String,
+    /// The topic of dead letters; `None`: they are in none.
+    pub dead_letters: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -19,6 +22,7 @@ pub(super) struct RawKafka {
     pub prefix: String,
     pub replication_factor: u64,
     pub queue_bytes_max: u64,
+    pub dead_letters: String,
     pub properties: BTreeMap<String, RawProperty>,
 }
 
@@ -92,6 +96,13 @@ impl RawKafka {
         let replication = u16::try_from(self.replication_factor).unwrap_or(u16::MAX);
         config.replication_factor = (replication > 0).then_some(replication);
         config.queue_bytes_max = self.queue_bytes_max;
-        Ok(Some(Kafka { config, prefix: self.prefix }))
+        let dead_letters = Some(self.dead_letters).filter(|topic| !topic.is_empty());
+        if let Some(topic) = &dead_letters
+            && (check_topic(topic, 1, TopicConfig::default()).is_err() || topic.starts_with("__"))
+        {
+            let what = format!("{topic:?} can't be a topic's name; take letters, digits, '.', '_' or '-', or nothing");
+            return Err(("kafka.dead_letters", what));
+        }
+        Ok(Some(Kafka { config, prefix: self.prefix, dead_letters }))
     }
 }

@@ -14,6 +14,7 @@ mod follow;
 mod generation;
 mod history;
 pub mod job;
+mod letters;
 mod lifecycle;
 mod link;
 mod partitions;
@@ -51,7 +52,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use supervise::{Pulse, Running};
-use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters};
+use tallyflow_connectors::dead_letters::{DeadLetter, DeadLetters, is_of_a_form};
 use tallyflow_connectors::log::embedded::{EmbeddedLog, LogOptions};
 use tallyflow_connectors::log::kafka::KafkaLog;
 use tallyflow_connectors::log::{Log, Retention, TopicConfig};
@@ -269,6 +270,8 @@ impl Node {
         control.belong_to(generation.clone())?;
         let dead_letters = DeadLetters::open(&dir.join("dead-letters.db"), config.dead_letters_max)
             .with_context(|| format!("the dead letters in {} can't be opened", dir.display()))?;
+        let are_published = config.kafka.as_ref().is_some_and(|kafka| kafka.dead_letters.is_some());
+        let dead_letters = if are_published { dead_letters.publishing() } else { dead_letters };
         let node = Arc::new(Node {
             config: config.clone(),
             log,
@@ -297,7 +300,7 @@ impl Node {
             _lock: lock,
         });
         // What was computed beside jobs is computed anew.
-        let unfinished = node.dead_letters_store().retain(replace::are_of_a_job);
+        let unfinished = node.dead_letters_store().retain(|name| !is_of_a_form(name));
         unfinished.context("the dead letters can't be tidied")?;
         for record in kept.jobs.into_values() {
             node.restore(record)?;
@@ -317,6 +320,7 @@ impl Node {
         node.take_checkpoints()?;
         node.watch_generation()?;
         node.watch_partitions()?;
+        node.publish_letters()?;
         node.recount_periodically()?;
         Ok(node)
     }

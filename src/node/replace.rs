@@ -377,11 +377,6 @@ pub(super) fn letters_of(job: &Job, id: JobId) -> String {
     format!("{}/{}", job.name(), id.0)
 }
 
-/// Whether letters under that name are those of a job: no job's name has a slash.
-pub(super) fn are_of_a_job(name: &str) -> bool {
-    !name.contains('/')
-}
-
 /// Whether two forms of a job differ in nothing that is counted.
 fn counts_the_same(a: &JobSpec, b: &JobSpec) -> bool {
     let plain = |spec: &JobSpec| {

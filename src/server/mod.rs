@@ -9,7 +9,7 @@
 //! is bounded ([`body`]). What blocks runs on threads for that.
 
 mod accept;
-mod answer;
+pub mod answer;
 mod body;
 pub mod events;
 mod history;
