@@ -98,8 +98,8 @@ fn a_data_directory_may_be_named_by_a_number() {
 fn an_unknown_key_is_refused_with_its_line() {
     let error = message(Some("workers = 1\n\n[log]\nrecord_bytes = 5\n"), &[], Flags::default());
     assert!(error.contains(", line 4: there is no option \"log.record_bytes\""), "{error}");
-    let error = message(Some("[kafka]\nbrokers = \"b\"\n"), &[], Flags::default());
-    assert!(error.contains(", line 1: there is no option \"kafka\""), "{error}");
+    let error = message(Some("[kafak]\nbrokers = \"b\"\n"), &[], Flags::default());
+    assert!(error.contains(", line 1: there is no option \"kafak\""), "{error}");
 }
 
 #[test]
@@ -177,4 +177,40 @@ fn recounts_are_off_or_come_at_a_time_within_bounds() {
     }
     let told = message(None, &[("TALLYFLOW_RECOUNT_MEMORY_MAX", "1000")], Flags::default());
     assert!(told.contains("choose 1048576 to"), "{told}");
+}
+
+#[test]
+fn kafka_is_the_log_where_brokers_are_named_and_its_properties_come_from_where_they_stand() {
+    assert_eq!(load(None, &[], Flags::default()).unwrap().kafka, None);
+    let flags = || Flags { kafka: Some("a:9092, b:9093".into()), ..Flags::default() };
+    let kafka = load(None, &[("TALLYFLOW_KAFKA_PREFIX", "mine")], flags()).unwrap().kafka.unwrap();
+    assert_eq!((kafka.config.brokers.as_str(), kafka.prefix.as_str()), ("a:9092,b:9093", "mine"));
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    writeln!(secret, "very-secret").unwrap();
+    let path = secret.path().display();
+    let file = format!("[kafka.properties]\n\"client.rack\" = {{ file = \"{path}\" }}\n\"socket.timeout.ms\" = 5000\n");
+    let config = load(Some(&file), &[], flags()).unwrap();
+    assert!(!format!("{config:?}").contains("very-secret"));
+    let kafka = config.kafka.unwrap();
+    assert_eq!(kafka.config.without_secrets("very-secret, 5000"), "***, ***", "both are known as they stand there");
+    for (file, said) in [
+        ("[kafka]\nbrokers = \"here\"", "\"here\" is no broker"),
+        ("[kafka]\nprefix = \"a b\"", "can't begin a topic's name"),
+        ("[kafka]\ndead_letters = \"__letters\"", "can't be a topic's name"),
+        ("[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"", "what was not committed is not counted"),
+        ("[kafka.properties]\nsocket_timeout = 1", "\"socket_timeout\" is refused by librdkafka"),
+        (
+            "[kafka.properties]\n\"sasl.password\" = { env = \"NO_SUCH_VARIABLE\" }",
+            "as NO_SUCH_VARIABLE, and is not there",
+        ),
+        (
+            "[kafka.properties]\n\"sasl.password\" = { file = \"/no/such\" }",
+            "in the file /no/such, which can't be read",
+        ),
+        ("[kafka.properties]\n\"sasl.password\" = { env = \"A\", file = \"b\" }", "wants a text, or where it stands"),
+    ] {
+        let flags = if file.contains("brokers") { Flags::default() } else { flags() };
+        let error = message(Some(file), &[], flags);
+        assert!(error.contains(said), "{file}: {error}");
+    }
 }
