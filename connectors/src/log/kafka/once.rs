@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::source::{Appended, Budget, NewRecord, ProduceError, Source};
@@ -147,11 +148,16 @@ impl Once {
         let lost = |error: &KafkaError| {
             (ProduceError::Away(self.shared.sentence("a transaction has no answer", error)), false)
         };
+        crash::point("append::begin");
         client.producer.begin_transaction().map_err(|error| lost(&error))?;
         let written = self.write(client, appender, (topic, records), (key, digest));
+        crash::point("append::written");
         match written {
             Ok(done) => match client.producer.commit_transaction(ANSWER) {
-                Ok(()) => Ok(done),
+                Ok(()) => {
+                    crash::point("append::committed");
+                    Ok(done)
+                }
                 Err(error) => Err(lost(&error)),
             },
             Err(error) => {
