@@ -118,10 +118,9 @@ impl Looker {
     /// The broker to be asked after this one: the next by its id, of those that the cluster has just now.
     fn another(&self, asked: Option<i32>) -> Option<i32> {
         self.serve();
-        if self.shared.away().is_some() {
-            return None;
-        }
-        let metadata = self.consumer.fetch_metadata(None, ANSWER).ok()?;
+        // Where none was to be reached just now, it is not waited for long.
+        let time = if self.shared.away().is_some() { AGAIN * 10 } else { ANSWER };
+        let metadata = self.consumer.fetch_metadata(None, time).ok()?;
         let mut ids: Vec<i32> = metadata.brokers().iter().map(|broker| broker.id()).collect();
         ids.sort_unstable();
         ids.iter().copied().find(|id| Some(*id) > asked)
@@ -235,12 +234,12 @@ impl Looker {
             return Ok(found);
         }
         let resources: Vec<_> = missing.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(*lock(&self.asked));
         let answers = block_on(self.admin.describe_configs(&resources, &options));
         let answers = match answers {
             Ok(answers) => answers,
             // Brokers that can't say how a topic is kept know of no other way than the usual one.
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => {
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => {
                 found.extend(missing.into_iter().map(|name| ((*name).to_owned(), TopicConfig::default())));
                 return Ok(found);
             }
