@@ -10,6 +10,7 @@ mod checkpoints;
 mod engine;
 mod faults;
 mod history;
+mod kafka;
 mod lifecycle;
 #[cfg(feature = "mongodb")]
 mod mongodb;

@@ -1,6 +1,6 @@
 //! Brokers of one's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -17,11 +17,17 @@ pub struct Broker {
 impl Broker {
     /// Starts brokers; `None` where the tests have none, which is said.
     pub fn start(args: &[&str]) -> Option<Broker> {
+        Broker::start_in(&std::env::temp_dir(), args)
+    }
+
+    /// Starts brokers whose data lies in a directory of its own in that folder.
+    pub fn start_in(folder: &Path, args: &[&str]) -> Option<Broker> {
         let Some(script) = std::env::var_os("TALLYFLOW_TEST_KAFKA").map(PathBuf::from) else {
             eprintln!("skipped: it wants a Kafka broker; run scripts/kafka-tests");
             return None;
         };
-        let mut broker = Broker { script, dir: tempfile::tempdir().unwrap(), address: String::new(), secure: None };
+        let dir = tempfile::tempdir_in(folder).unwrap();
+        let mut broker = Broker { script, dir, address: String::new(), secure: None };
         let mut up = vec!["up", "--port", "0"];
         up.extend(args);
         let said = broker.script(&up);
@@ -58,6 +64,11 @@ impl Broker {
     /// Starts a killed one again.
     pub fn revive(&self, number: u32) {
         self.script(&["start", &number.to_string()]);
+    }
+
+    /// The process id of broker `number`, as it was when it was started last.
+    pub fn pid(&self, number: u32) -> Option<u32> {
+        std::fs::read_to_string(self.file(&format!("{number}/pid"))).ok()?.trim().parse().ok()
     }
 
     /// Where a file of the brokers lies.

@@ -1,10 +1,14 @@
-//! The log in Kafka, against real brokers.
+//! The log in Kafka, against real brokers, and against librdkafka's own mock cluster where no real one does
+//! what is wanted.
 //!
-//! They are started by the program that `TALLYFLOW_TEST_KAFKA` names (`scripts/kafka`); where it is not set,
-//! the tests say so and pass. `scripts/kafka-tests` runs them.
+//! Real brokers are started by the program that `TALLYFLOW_TEST_KAFKA` names (`scripts/kafka`); where it is not set,
+//! those tests say so and pass. `scripts/kafka-tests` runs them.
 
 mod appending;
+// Others who include it use all of it.
+#[allow(dead_code)]
 mod broker;
+mod mock;
 mod reading;
 mod trouble;
 

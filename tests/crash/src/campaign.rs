@@ -4,12 +4,14 @@
 use crate::check;
 use crate::faults::{self, Action};
 use crate::feeder::{Feeder, Shared, lock};
-use crate::fold::{Event, Form, Poll};
+use crate::fold::{Form, Partition, Poll};
 use crate::http::Http;
 use crate::jobs::{FORMS, JOBS, POLLS, changing_poll, definition, file, standing_polls};
+use crate::kafka::{Kafka, Log};
 use crate::log::Topic;
 use crate::lookers::{Noted, Read, asker, looker, reader};
 use crate::program::{Server, Start, signal};
+use crate::stranger::{Stranger, Written};
 use crate::stream::TOPICS;
 use crate::voids::Voids;
 use anyhow::{Context, bail, ensure};
@@ -70,15 +72,18 @@ pub struct Campaign {
     /// Everything of it: the data directory, the servers' logs.
     pub dir: PathBuf,
     pub shared: Arc<Shared>,
+    /// `None`: the log is the embedded one.
+    pub kafka: Option<Kafka>,
     server: Option<Server>,
     starts: u64,
     feeders: Vec<Feeder>,
+    stranger: Option<Stranger>,
     readers: Vec<JoinHandle<Read>>,
     lookers: Vec<JoinHandle<()>>,
     pub noted: BTreeMap<&'static str, Noted>,
     pub topics: Vec<Topic>,
     /// By topic and partition.
-    pub events: Vec<Vec<Vec<Event>>>,
+    pub events: Vec<Vec<Partition>>,
     pub form: Known<Form>,
     pub poll: Known<Option<Poll>>,
     pub voids: BTreeMap<&'static str, Voids>,
@@ -91,7 +96,7 @@ pub struct Campaign {
 
 impl Campaign {
     /// Starts a server on a directory of its own, with topics, jobs and polls, and all who write and look on.
-    pub fn start(program: &Path, dir: &Path, seed: u64) -> anyhow::Result<Campaign> {
+    pub fn start(program: &Path, dir: &Path, seed: u64, log: &Log) -> anyhow::Result<Campaign> {
         ensure!(
             !dir.join("data").exists(),
             "{} is there from a run before; remove it, or name another folder",
@@ -104,9 +109,11 @@ impl Campaign {
             program: program.to_owned(),
             dir: dir.to_owned(),
             shared: shared.clone(),
+            kafka: Kafka::start(log, format!("crash-{seed:x}"))?,
             server: None,
             starts: 0,
             feeders: Vec::new(),
+            stranger: None,
             readers: Vec::new(),
             lookers: Vec::new(),
             noted: JOBS.iter().map(|(job, _)| (*job, Noted::default())).collect(),
@@ -136,6 +143,10 @@ impl Campaign {
             done(http.with_json(Method::POST, "/api/polls", &definition(&poll, true)))?;
         }
         campaign.feeders = (0..TOPICS.len()).map(|topic| Feeder::start(topic, seed, shared.clone())).collect();
+        campaign.stranger = campaign
+            .kafka
+            .as_ref()
+            .map(|kafka| Stranger::start(&kafka.address, &format!("{}-stranger", kafka.prefix), seed, shared.clone()));
         let noted = |job: &str| campaign.noted[job].clone();
         let jobs = JOBS.iter().map(|(job, _)| *job);
         campaign.readers = jobs
@@ -173,13 +184,24 @@ impl Campaign {
         lock(&self.feeders[topic].book).clone()
     }
 
+    /// What the other producer has written to a topic so far.
+    pub fn written(&self, topic: usize) -> Written {
+        self.stranger.as_ref().map(|stranger| lock(&stranger.book).topics[topic].clone()).unwrap_or_default()
+    }
+
+    /// Waits until the broker is there that was harmed.
+    pub fn broker_is_back(&mut self) -> anyhow::Result<()> {
+        self.kafka.as_mut().map_or(Ok(()), Kafka::back)
+    }
+
     /// Starts a server; whether it listens. Only one that is to end somewhere may not.
     pub fn start_server(&mut self, start: &Start) -> anyhow::Result<bool> {
         self.starts += 1;
         let log = self.dir.join(format!("server-{:04}.log", self.starts));
         self.tell(format!("server {} starts: {} workers, {:?}", self.starts, start.workers, start.fail_points));
         self.receipts.clear();
-        self.server = Server::start(&self.program, &self.data(), &log, start)?;
+        let kafka = self.kafka.as_ref().map(|kafka| (&*kafka.address, &*kafka.prefix));
+        self.server = Server::start(&self.program, &self.data(), kafka, &log, start)?;
         if self.server.is_none() {
             let ended = std::fs::read_to_string(&log)?;
             ensure!(!start.fail_points.is_empty(), "server {} ended before it listened: {ended}", self.starts);
@@ -254,6 +276,10 @@ impl Campaign {
     fn disturb(&mut self, rng: &mut ChaCha8Rng, rescales: bool, replaces: bool, armed: bool) -> anyhow::Result<()> {
         let jobs: Vec<&'static str> = JOBS.iter().map(|(job, _)| *job).collect();
         let mut actions: Vec<Action> = (0..rng.random_range(0..5)).map(|_| Action::any(rng, &jobs, true)).collect();
+        if self.kafka.as_ref().is_some_and(Kafka::is_own) && rng.random_ratio(1, 2) {
+            let place = rng.random_range(0..=actions.len());
+            actions.insert(place, Action::of_broker(rng));
+        }
         if rescales {
             actions.push(Action::Rescale(rng.random_range(1..=4)));
         }
@@ -295,6 +321,14 @@ impl Campaign {
                     signal(pid, if *kill { Signal::KILL } else { Signal::CONT });
                 }
                 format!("engine {engine:?} stopped for {ms} ms, killed then: {kill}")
+            }
+            Action::KillBroker { ms } => {
+                let done = self.kafka.as_mut().is_some_and(|kafka| kafka.kill(*ms));
+                format!("the broker killed, for {ms} ms and what it takes to start: {done}")
+            }
+            Action::FreezeBroker { ms } => {
+                let done = self.kafka.as_mut().is_some_and(|kafka| kafka.freeze(*ms));
+                format!("the broker stopped for {ms} ms: {done}")
             }
             Action::Replace(form) => {
                 let form = FORMS[*form];
@@ -392,11 +426,13 @@ impl Campaign {
     /// Nothing is written any more, and all that was is acknowledged.
     pub fn quiet(&self, deadline: Instant) -> anyhow::Result<()> {
         self.shared.quiet.store(true, Ordering::SeqCst);
-        for (feeder, (topic, _)) in self.feeders.iter().zip(TOPICS) {
+        let stranger = self.stranger.iter().map(|stranger| (&stranger.is_idle, "the topics, in a transaction"));
+        let feeders = self.feeders.iter().zip(TOPICS).map(|(feeder, (topic, _))| (&feeder.is_idle, topic));
+        for (is_idle, topic) in feeders.chain(stranger) {
             // Idle once may be just before it begins another.
             let mut idle = 0;
             while idle < 3 {
-                idle = if feeder.is_idle.load(Ordering::SeqCst) { idle + 1 } else { 0 };
+                idle = if is_idle.load(Ordering::SeqCst) { idle + 1 } else { 0 };
                 ensure!(Instant::now() < deadline, "an append to {topic} is not answered");
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -479,8 +515,12 @@ impl Campaign {
     /// Ends everybody. What the readers have come to is counted.
     pub fn end(mut self) -> anyhow::Result<Counts> {
         self.shared.stop.store(true, Ordering::SeqCst);
+        self.broker_is_back()?;
         self.end_server(true)?;
         let counts = self.join();
+        if let Some(kafka) = &mut self.kafka {
+            kafka.clear()?;
+        }
         match self.shared.faults().first() {
             Some(fault) => bail!("{fault}"),
             None => Ok(counts),
@@ -489,6 +529,15 @@ impl Campaign {
 
     fn join(&mut self) -> Counts {
         self.feeders.drain(..).for_each(Feeder::join);
+        if let Some(stranger) = self.stranger.take() {
+            let book = stranger.book.clone();
+            stranger.join();
+            let book = lock(&book);
+            let ends = [("aborted", book.aborted), ("committed", book.committed), ("unknown", book.unknown)];
+            for (end, many) in ends {
+                *self.counts.entry(format!("transactions of another: {end}")).or_default() += many;
+            }
+        }
         for reader in self.readers.drain(..) {
             let read = reader.join().unwrap_or_default();
             for (what, many) in

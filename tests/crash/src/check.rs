@@ -23,10 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub fn all(campaign: &mut Campaign) -> anyhow::Result<()> {
     let deadline = Instant::now() + SETTLED_MAX;
     let http = campaign.http(SETTLED_MAX)?;
+    campaign.broker_is_back()?;
     campaign.quiet(deadline)?;
     campaign.receipts(&http, deadline)?;
     faults(campaign)?;
-    read_log(campaign, &http)?;
+    read_log(campaign, &http, deadline)?;
     for (job, topics) in JOBS {
         settle(campaign, &http, job, topics, deadline).with_context(|| format!("job {job}"))?;
     }
@@ -60,13 +61,17 @@ fn faults(campaign: &Campaign) -> anyhow::Result<()> {
 }
 
 /// Reads the log as it is, and holds it against what was acknowledged.
-fn read_log(campaign: &mut Campaign, http: &Http) -> anyhow::Result<()> {
+fn read_log(campaign: &mut Campaign, http: &Http, deadline: Instant) -> anyhow::Result<()> {
     for (index, (name, _)) in TOPICS.iter().enumerate() {
-        campaign.topics[index].read(http, name)?;
-        let book = campaign.book(index);
-        campaign.topics[index].check(name, &book).context("the log")?;
-        for (events, records) in campaign.events[index].iter_mut().zip(&campaign.topics[index].partitions) {
-            let new = records.iter().skip(events.len()).map(|record| serde_json::from_str(record).ok());
+        match &campaign.kafka {
+            None => campaign.topics[index].read(http, name)?,
+            Some(kafka) => kafka.read(&mut campaign.topics[index], name, deadline)?,
+        }
+        let (book, stranger) = (campaign.book(index), campaign.written(index));
+        campaign.topics[index].check(name, &book, &stranger).context("the log")?;
+        for (events, partition) in campaign.events[index].iter_mut().zip(&campaign.topics[index].partitions) {
+            let new = partition.records.iter().skip(events.len());
+            let new = new.map(|(offset, record)| (*offset, serde_json::from_str(record).ok()));
             events.extend(new.collect::<Vec<_>>());
         }
     }
@@ -84,15 +89,11 @@ fn settle(campaign: &Campaign, http: &Http, job: &str, topics: &[usize], deadlin
         }
         let read = |input: &Value| input["next_offset"].as_u64().unwrap_or_default();
         let read: u64 = status["inputs"].as_array().into_iter().flatten().map(read).sum();
-        let all: usize = topics.iter().map(|topic| campaign.topics[*topic].records()).sum();
-        if status["state"] == "running"
-            && status["replacing"].is_null()
-            && status["refill"].is_null()
-            && read == all as u64
-        {
+        let all: u64 = topics.iter().flat_map(|topic| campaign.topics[*topic].ends()).sum();
+        if status["state"] == "running" && status["replacing"].is_null() && status["refill"].is_null() && read == all {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "it does not come to the end of its {all} records: {status}");
+        ensure!(Instant::now() < deadline, "it does not come to the end of its {all} offsets: {status}");
         std::thread::sleep(LOOK_EVERY);
     }
 }
@@ -134,8 +135,7 @@ fn final_lines(
         if answer.status == 200 {
             let seen = parse(&answer.text, "the last look")?;
             for topic in topics {
-                let ends: Vec<u64> =
-                    campaign.topics[*topic].partitions.iter().map(|records| records.len() as u64).collect();
+                let ends = campaign.topics[*topic].ends();
                 let (name, _) = TOPICS[*topic];
                 let at = seen.offsets.get(name);
                 ensure!(at == Some(&ends), "its tallies are at {at:?}, and {name} ends at {ends:?}");
@@ -199,8 +199,8 @@ fn check_letters(campaign: &Campaign, http: &Http) -> anyhow::Result<()> {
     let is_bad = |event: &Option<Value>| event.as_ref().is_none_or(|event| event["region"].is_null());
     let partitions = campaign.events[0].iter().enumerate();
     let bad = partitions.flat_map(|(partition, events)| {
-        let bad = events.iter().enumerate().filter(move |(_, event)| is_bad(event));
-        bad.map(move |(offset, _)| (Some(partition as u64), Some(offset as u64)))
+        let bad = events.iter().filter(move |(_, event)| is_bad(event));
+        bad.map(move |(offset, _)| (Some(partition as u64), Some(*offset)))
     });
     let bad: BTreeSet<_> = bad.collect();
     let (missing, needless): (Vec<_>, Vec<_>) =

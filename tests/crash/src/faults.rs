@@ -67,6 +67,14 @@ pub enum Action {
         ignore_state: bool,
     },
     Recount(&'static str),
+    /// Kills Kafka's broker, and has it started again after so many milliseconds.
+    KillBroker {
+        ms: u64,
+    },
+    /// Stops Kafka's broker for so many milliseconds.
+    FreezeBroker {
+        ms: u64,
+    },
     /// Another form of the job `orders`, by its number.
     Replace(usize),
     /// The poll `moods` comes, changes, or goes; options by number.
@@ -126,6 +134,15 @@ impl Action {
         }
     }
 
+    /// Something that is done to a broker.
+    pub fn of_broker(rng: &mut ChaCha8Rng) -> Action {
+        match rng.random_range(0..3) {
+            0 => Action::KillBroker { ms: rng.random_range(0..3_000) },
+            1 => Action::FreezeBroker { ms: rng.random_range(5_000..16_000) },
+            _ => Action::FreezeBroker { ms: rng.random_range(50..2_000) },
+        }
+    }
+
     /// For the summary.
     pub fn name(&self) -> &'static str {
         match self {
@@ -138,6 +155,8 @@ impl Action {
             Action::Checkpoint(_) => "checkpoint",
             Action::Restart { ignore_state: true, .. } => "restart --ignore-state",
             Action::Restart { .. } => "restart",
+            Action::KillBroker { .. } => "broker killed",
+            Action::FreezeBroker { .. } => "broker stopped",
             Action::Recount(_) => "recount meanwhile",
             Action::Replace(_) => "submit --replace",
             Action::Poll(_) => "poll changed",

@@ -97,7 +97,7 @@ fn feed(
     book: &Mutex<Vec<Acknowledged>>,
     idle: &AtomicBool,
 ) -> anyhow::Result<()> {
-    let (mut stream, mut number) = (Stream::new(topic, seed), 0u64);
+    let (mut stream, mut number) = (Stream::new(topic, seed, ""), 0u64);
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ topic as u64);
     let path = format!("/api/topics/{}/records", TOPICS[topic].0);
     let mut http: Option<Http> = None;

@@ -9,11 +9,18 @@
 //!              '------> check <----------------'   after each round
 //! ```
 //!
+//! With the log in Kafka, a broker is killed and stopped too, and another producer writes into the same topics
+//! and aborts half of what it writes.
+//!
 //! A campaign has one data directory and one stream; each round begins with a server that runs or ran, does
 //! it harm, has it come to rest and checks everything. Each round's seed decides what is done; the moments at
 //! which the processes are struck depend on the machine.
 
 mod board;
+// As the connector's own tests start it.
+#[allow(dead_code)]
+#[path = "../../../connectors/tests/kafka/broker.rs"]
+mod broker;
 mod campaign;
 mod check;
 mod faults;
@@ -21,10 +28,12 @@ mod feeder;
 mod fold;
 mod http;
 mod jobs;
+pub mod kafka;
 mod log;
 mod lookers;
 pub mod program;
 pub mod script;
+mod stranger;
 mod stream;
 mod voids;
 
@@ -36,6 +45,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct Options {
     pub program: PathBuf,
+    /// Where the server keeps its records.
+    pub log: kafka::Log,
     /// Where data directories are made.
     pub dir: PathBuf,
     pub seed: u64,
@@ -83,7 +94,7 @@ pub fn run(options: &Options) -> anyhow::Result<Summary> {
         let first = summary.rounds;
         let seed = campaign_seed(options.seed, first);
         let dir = options.dir.join(format!("seed-{}-round-{first}", options.seed));
-        let mut campaign = Campaign::start(&options.program, &dir, seed)?;
+        let mut campaign = Campaign::start(&options.program, &dir, seed, &options.log)?;
         let mut found = None;
         while !enough(summary.rounds) && summary.rounds < first + options.campaign && found.is_none() {
             let (round, started) = (summary.rounds, Instant::now());

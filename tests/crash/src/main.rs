@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tallyflow_crash::kafka::Log;
 use tallyflow_crash::{Options, program, run};
 
 /// Kills a server at any moment and holds what it says against a plain fold.
@@ -21,6 +22,14 @@ struct Args {
     /// So long at most, like 90s, 2m or 3h; 2m where neither is said.
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     time: Option<Duration>,
+    /// Where the server keeps its records. Kafka's broker is started by the program that TALLYFLOW_TEST_KAFKA
+    /// names, scripts/kafka.
+    #[arg(long, value_enum, default_value_t = Kind::Embedded)]
+    log: Kind,
+    /// Brokers that run, in place of one that is started; they are not killed. The topics of the test must not
+    /// be there, and are deleted when it is done.
+    #[arg(long, value_name = "BROKERS")]
+    kafka: Option<String>,
     /// Rounds over one data directory, before another is begun.
     #[arg(long, default_value_t = 12)]
     campaign: u64,
@@ -31,6 +40,12 @@ struct Args {
     /// stays there.
     #[arg(long)]
     dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Embedded,
+    Kafka,
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -59,7 +74,13 @@ fn main() -> ExitCode {
 /// Whether nothing was found.
 fn crash(args: Args) -> anyhow::Result<bool> {
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs());
+    let log = match (args.log, args.kafka) {
+        (Kind::Embedded, None) => Log::Embedded,
+        (Kind::Kafka, None) => Log::Kafka,
+        (_, Some(brokers)) => Log::KafkaAt(brokers),
+    };
     let options = Options {
+        log,
         program: args.program.map_or_else(program::build, Ok)?,
         dir: match args.dir {
             Some(dir) => dir,

@@ -55,12 +55,22 @@ pub struct Server {
 impl Server {
     /// Starts a server over a directory; `Ok(None)`: it ended before it listened, which is for the caller
     /// to judge. Its log goes to `log`.
-    pub fn start(program: &Path, dir: &Path, log: &Path, start: &Start) -> anyhow::Result<Option<Server>> {
+    /// `kafka`: its brokers and the server's name there, where the log is not the embedded one.
+    pub fn start(
+        program: &Path,
+        dir: &Path,
+        kafka: Option<(&str, &str)>,
+        log: &Path,
+        start: &Start,
+    ) -> anyhow::Result<Option<Server>> {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TALLYFLOW_") {
                 command.env_remove(name);
             }
+        }
+        if let Some((brokers, prefix)) = kafka {
+            command.env("TALLYFLOW_KAFKA_BROKERS", brokers).env("TALLYFLOW_KAFKA_PREFIX", prefix);
         }
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "info"])

@@ -3,6 +3,7 @@
 use crate::campaign::Campaign;
 use crate::check;
 pub use crate::faults::Action;
+use crate::kafka::Log;
 use crate::program::Start;
 use std::path::Path;
 use std::time::Duration;
@@ -23,9 +24,9 @@ pub enum Step {
 }
 
 /// Plays a script on a directory of its own, from a stream of that seed.
-pub fn play(program: &Path, seed: u64, script: &[Step]) -> anyhow::Result<()> {
+pub fn play(program: &Path, seed: u64, log: &Log, script: &[Step]) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut campaign = Campaign::start(program, dir.path(), seed)?;
+    let mut campaign = Campaign::start(program, dir.path(), seed, log)?;
     let mut armed = false;
     for step in script {
         match step {

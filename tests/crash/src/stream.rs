@@ -24,15 +24,17 @@ const BATCH_MAX: usize = 40;
 /// The records of a topic, without end.
 pub struct Stream {
     topic: usize,
+    /// Begins each number, so that no two streams have the same.
+    whose: &'static str,
     rng: ChaCha8Rng,
     next: u64,
     earlier: Vec<String>,
 }
 
 impl Stream {
-    pub fn new(topic: usize, seed: u64) -> Stream {
+    pub fn new(topic: usize, seed: u64, whose: &'static str) -> Stream {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ (topic as u64 + 1) << 56);
-        Stream { topic, rng, next: 0, earlier: Vec::new() }
+        Stream { topic, whose, rng, next: 0, earlier: Vec::new() }
     }
 
     /// The lines of the next append.
@@ -42,10 +44,10 @@ impl Stream {
     }
 
     fn record(&mut self) -> String {
-        let number = self.next;
+        let (whose, number) = (self.whose, self.next);
         self.next += 1;
         if self.rng.random_ratio(1, 60) {
-            return format!("broken {number}");
+            return format!("broken {whose}{number}");
         }
         let rest = match self.earlier.choose(&mut self.rng) {
             Some(again) if self.rng.random_ratio(1, 8) => again.clone(),
@@ -57,7 +59,7 @@ impl Stream {
             let place = self.rng.random_range(0..REMEMBERED);
             self.earlier[place] = rest.clone();
         }
-        format!("{{\"n\":{number},{rest}}}")
+        format!("{{\"n\":\"{whose}{number}\",{rest}}}")
     }
 
     /// An event without its number.

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use tallyflow_crash::kafka::Log;
 use tallyflow_crash::program;
 use tallyflow_crash::script::{Action, Step, play};
 
@@ -25,7 +26,7 @@ fn seed_1_an_engine_that_ends_while_a_restarted_server_catches_up_shows_no_old_n
     }
     script.push(start(""));
     script.push(Step::Check);
-    play(server(), 1, &script).unwrap();
+    play(server(), 1, &Log::Embedded, &script).unwrap();
 }
 
 /// `restart --ignore-state` threw the dead letters away before it was noted that the job begins anew: a server
@@ -41,7 +42,7 @@ fn seed_1_a_server_that_ends_in_a_restart_without_state_loses_no_dead_letters() 
         Step::Act(restart),
         Step::Check,
     ];
-    play(server(), 1, &script).unwrap();
+    play(server(), 1, &Log::Embedded, &script).unwrap();
 }
 
 /// A job was restarted before the restarted server had shown anything: its epochs began near 0 again, and
@@ -61,7 +62,7 @@ fn seed_100_a_restart_just_after_the_server_was_started_makes_no_epoch_fall() {
         Step::Run(3_000),
         Step::Check,
     ];
-    play(server(), 100, &script).unwrap();
+    play(server(), 100, &Log::Embedded, &script).unwrap();
 }
 
 /// A job was paused while the restarted server caught up: it stopped where it just was, the next server came
@@ -77,5 +78,48 @@ fn seed_101_a_job_that_is_paused_while_a_restarted_server_catches_up_shows_no_ol
         Step::Run(1_000),
         Step::Check,
     ];
-    play(server(), 101, &script).unwrap();
+    play(server(), 101, &Log::Embedded, &script).unwrap();
+}
+
+/// Whether there is a broker to be had; that there is none is said.
+fn no_kafka() -> bool {
+    let none = std::env::var_os("TALLYFLOW_TEST_KAFKA").is_none();
+    if none {
+        eprintln!("skipped: it wants a Kafka broker; run scripts/kafka-tests");
+    }
+    none
+}
+
+/// The worst moments of an append under a key: before its transaction, when all is written, when it was
+/// committed and nobody has been told.
+#[test]
+fn with_kafka_an_append_is_written_once_wherever_its_server_ends() {
+    if no_kafka() {
+        return;
+    }
+    let mut script = vec![Step::Run(1_000)];
+    for fail_points in
+        ["append::begin=5*off->return", "append::written=5*off->return", "append::committed=5*off->return"]
+    {
+        script.extend([start(fail_points), Step::Run(20_000), Step::Check]);
+    }
+    play(server(), 1, &Log::Kafka, &script).unwrap();
+}
+
+#[test]
+fn with_kafka_a_broker_that_is_killed_and_one_that_stands_still_lose_nothing() {
+    if no_kafka() {
+        return;
+    }
+    let script = [
+        Step::Run(1_000),
+        Step::Act(Action::KillBroker { ms: 500 }),
+        // Started while there is no broker.
+        start(""),
+        Step::Check,
+        Step::Act(Action::FreezeBroker { ms: 13_000 }),
+        Step::Run(500),
+        Step::Check,
+    ];
+    play(server(), 1, &Log::Kafka, &script).unwrap();
 }

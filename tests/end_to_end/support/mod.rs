@@ -225,9 +225,10 @@ impl Server {
     #[track_caller]
     pub fn start_with(dir: &Path, workers: usize, options: &[(&str, &str)]) -> Server {
         let mut child = tallyflow()
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "info"])
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .args(["--workers", &workers.to_string(), "--data-dir"])
             .arg(dir)
+            .env("TALLYFLOW_LOG_LEVEL", "info")
             .envs(options.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

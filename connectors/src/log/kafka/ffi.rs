@@ -183,9 +183,11 @@ pub(super) struct Described {
     pub partitions: u32,
 }
 
-/// Asks for topics by name; those that there are not are missing in the answer. Blocks.
+/// Asks for topics by name; those that there are not are missing in the answer. Blocks. It is the broker of
+/// that id that is asked, or the one that the cluster names as its controller.
 pub(super) fn describe(
     client: *mut sys::rd_kafka_t,
+    broker: Option<i32>,
     topics: &[&str],
     timeout: Duration,
 ) -> Result<HashMap<String, Described>, String> {
@@ -199,6 +201,9 @@ pub(super) fn describe(
         let options =
             sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, std::ptr::null_mut(), 0);
+        if let Some(broker) = broker {
+            sys::rd_kafka_AdminOptions_set_broker(options, broker, std::ptr::null_mut(), 0);
+        }
         let collection = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
         let queue = sys::rd_kafka_queue_new(client);
         sys::rd_kafka_DescribeTopics(client, collection, options, queue);

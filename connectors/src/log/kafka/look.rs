@@ -18,6 +18,11 @@ use tallyflow_dataflows::source::{PartitionState, SourceError, TopicState};
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long what is known of a topic's configuration is taken for true.
 const CONFIG_KEPT: Duration = Duration::from_secs(30);
+/// How long the one is waited for that the cluster names as its controller.
+const CONTROLLER: Duration = Duration::from_secs(2);
+/// How long a broker may not know of a topic that was made, and how long until it is asked again.
+const NEW: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(50);
 /// In an answer to a question for offsets: the first and the end.
 const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
@@ -28,6 +33,11 @@ pub(super) struct Looker {
     consumer: BaseConsumer<Context>,
     admin: AdminClient<Context>,
     configs: Mutex<HashMap<String, (Instant, TopicConfig)>>,
+    /// Who is asked for topics; `None`: the one that the cluster names as its controller, which may be none
+    /// that answers.
+    asked: Mutex<Option<i32>>,
+    /// Topics that were just made, and when: not every broker knows them yet.
+    made: Mutex<HashMap<String, Instant>>,
 }
 
 /// The first offset that is kept and the end, of a partition.
@@ -41,6 +51,8 @@ impl Looker {
             consumer: config.create_with_context(Context::new(shared, "looks"))?,
             admin: config.create_with_context(Context::new(shared, "administers"))?,
             configs: Mutex::default(),
+            asked: Mutex::default(),
+            made: Mutex::default(),
         })
     }
 
@@ -58,12 +70,60 @@ impl Looker {
         SourceError::Away(self.shared.sentence(doing, error))
     }
 
+    /// Notes that there is a topic of that name by now.
+    pub fn is_made(&self, topic: &str) {
+        lock(&self.made).insert(topic.to_owned(), Instant::now());
+    }
+
+    /// Whether one of these topics was just made and whoever was asked does not know it.
+    fn misses_new(&self, topics: &[&str], knows: impl Fn(&str) -> bool) -> bool {
+        let mut made = lock(&self.made);
+        made.retain(|_, at| at.elapsed() < NEW);
+        topics.iter().any(|topic| made.contains_key(*topic) && !knows(topic))
+    }
+
     /// What there is of these topics.
     pub fn describe(&self, topics: &[&str]) -> Result<HashMap<String, Described>, SourceError> {
-        let described = ffi::describe(self.consumer.client().native_ptr(), topics, ANSWER);
-        let described = described.map_err(|error| self.away("nothing is heard of topics", &error))?;
-        self.shared.is_back();
-        Ok(described)
+        loop {
+            let described = self.describe_once(topics)?;
+            if !self.misses_new(topics, |topic| described.contains_key(topic)) {
+                return Ok(described);
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    fn describe_once(&self, topics: &[&str]) -> Result<HashMap<String, Described>, SourceError> {
+        for last in [false, false, true] {
+            let asked = *lock(&self.asked);
+            // A controller that is named need not be there; a broker has the time to answer.
+            let time = if asked.is_none() { CONTROLLER } else { ANSWER };
+            match ffi::describe(self.consumer.client().native_ptr(), asked, topics, time) {
+                Ok(described) => {
+                    self.shared.is_back();
+                    return Ok(described);
+                }
+                Err(error) => {
+                    let next = self.another(asked);
+                    *lock(&self.asked) = next;
+                    if last || next.is_none() {
+                        return Err(self.away("nothing is heard of topics", &error));
+                    }
+                }
+            }
+        }
+        Err(SourceError::Away("nothing is heard of topics".to_owned()))
+    }
+
+    /// The broker to be asked after this one: the next by its id, of those that the cluster has just now.
+    fn another(&self, asked: Option<i32>) -> Option<i32> {
+        self.serve();
+        // Where none was to be reached just now, it is not waited for long.
+        let time = if self.shared.away().is_some() { AGAIN * 10 } else { ANSWER };
+        let metadata = self.consumer.fetch_metadata(None, time).ok()?;
+        let mut ids: Vec<i32> = metadata.brokers().iter().map(|broker| broker.id()).collect();
+        ids.sort_unstable();
+        ids.iter().copied().find(|id| Some(*id) > asked)
     }
 
     /// The bounds of partitions; those that there are not are missing in the answer.
@@ -120,6 +180,16 @@ impl Looker {
 
     /// These topics, as far as there are any of these names.
     pub fn states(&self, topics: &[&str]) -> Result<Vec<TopicState>, SourceError> {
+        loop {
+            let states = self.states_once(topics)?;
+            if !self.misses_new(topics, |topic| states.iter().any(|state| state.name == *topic)) {
+                return Ok(states);
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    fn states_once(&self, topics: &[&str]) -> Result<Vec<TopicState>, SourceError> {
         if topics.is_empty() {
             return Ok(Vec::new());
         }
@@ -164,9 +234,17 @@ impl Looker {
             return Ok(found);
         }
         let resources: Vec<_> = missing.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(*lock(&self.asked));
         let answers = block_on(self.admin.describe_configs(&resources, &options));
-        let answers = answers.map_err(|error| self.away("no configuration of topics is heard", &error))?;
+        let answers = match answers {
+            Ok(answers) => answers,
+            // Brokers that can't say how a topic is kept know of no other way than the usual one.
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => {
+                found.extend(missing.into_iter().map(|name| ((*name).to_owned(), TopicConfig::default())));
+                return Ok(found);
+            }
+            Err(error) => return Err(self.away("no configuration of topics is heard", &error)),
+        };
         for (name, answer) in missing.into_iter().zip(answers) {
             match answer {
                 Ok(resource) => {

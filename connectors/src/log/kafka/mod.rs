@@ -266,8 +266,12 @@ impl Log for KafkaLog {
         let answer = answer.map_err(|error| away(&error))?;
         self.appender.forget(name);
         match answer.into_iter().next() {
-            Some(Ok(_)) => self.wait_for(name, partitions),
+            Some(Ok(_)) => {
+                self.source.looker.is_made(name);
+                self.wait_for(name, partitions)
+            }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                self.source.looker.is_made(name);
                 Err(TopicError::AlreadyExists { topic: name.to_owned() })
             }
             Some(Err((_, RDKafkaErrorCode::InvalidTopic))) => Err(TopicError::Name { topic: name.to_owned() }),

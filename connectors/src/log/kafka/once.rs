@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tallyflow_dataflows::crash;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::source::{Appended, Budget, NewRecord, ProduceError, Source};
@@ -92,16 +93,19 @@ impl Once {
             }
             return Ok(appended(ranges));
         }
+        crash::point("append::begin");
         let written = transactions.write(appender, |transaction| {
             let appended = transaction.append(topic, records)?;
             let ranges = appended.ranges.iter().map(|(p, from, to)| (p.0, from.0, to.0)).collect();
             let entry = Entry { key: short_key, digest, ranges };
             let value = serde_json::to_vec(&entry).map_err(|error| ProduceError::Io(error.to_string()))?;
             transaction.append(&self.topic, &[NewRecord { key: None, value: Some(&value) }])?;
+            crash::point("append::written");
             Ok((entry, appended))
         });
         // Where it is not known what has become of it, that is read when the next one comes.
         let (entry, appended) = written.map_err(|broken| broken.error)?;
+        crash::point("append::committed");
         known.insert(entry);
         Ok(appended)
     }

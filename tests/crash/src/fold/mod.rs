@@ -34,14 +34,14 @@ pub struct Folded {
 /// A record, parsed once; `None`: it is no JSON.
 pub type Event = Option<Value>;
 
+/// The records of a partition by their offsets, which may have gaps.
+pub type Partition = Vec<(u64, Event)>;
+
 /// The records of a topic before some offsets, with their partition and offset.
-pub fn before<'a>(
-    partitions: &'a [Vec<Event>],
-    offsets: &'a [u64],
-) -> impl Iterator<Item = (u32, u64, &'a Event)> + 'a {
+pub fn before<'a>(partitions: &'a [Partition], offsets: &'a [u64]) -> impl Iterator<Item = (u32, u64, &'a Event)> + 'a {
     partitions.iter().zip(offsets).enumerate().flat_map(|(partition, (events, end))| {
-        let events = events.iter().take(*end as usize).enumerate();
-        events.map(move |(offset, event)| (partition as u32, offset as u64, event))
+        let events = events.iter().take_while(|(offset, _)| offset < end);
+        events.map(move |(offset, event)| (partition as u32, *offset, event))
     })
 }
 

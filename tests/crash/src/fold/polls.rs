@@ -1,7 +1,7 @@
 //! The polls of this test: one of voters, some of posts.
 
 use super::lines::{Lines, quoted};
-use super::{Event, OrderKey, before};
+use super::{OrderKey, Partition, before};
 use std::collections::BTreeMap;
 
 /// A poll of the test. All open before the first event and never close.
@@ -14,7 +14,7 @@ pub struct Poll {
 }
 
 /// Lines of one poll at these offsets: of votes, of posts.
-pub fn poll_lines(poll: &Poll, votes: (&[Vec<Event>], &[u64]), posts: (&[Vec<Event>], &[u64])) -> Lines {
+pub fn poll_lines(poll: &Poll, votes: (&[Partition], &[u64]), posts: (&[Partition], &[u64])) -> Lines {
     let mut counts: BTreeMap<&str, u64> = poll.options.iter().map(|option| (option.as_str(), 0)).collect();
     let mut people: BTreeMap<(bool, String), (OrderKey, Vec<&str>)> = BTreeMap::new();
     if poll.of_people {
@@ -61,7 +61,7 @@ fn keep_last<'a>(
 }
 
 /// The messages that are left, each in its last version: its place in the order, its author, its text.
-fn messages<'a>((posts, offsets): (&'a [Vec<Event>], &'a [u64])) -> Vec<(OrderKey, &'a str, &'a str)> {
+fn messages<'a>((posts, offsets): (&'a [Partition], &'a [u64])) -> Vec<(OrderKey, &'a str, &'a str)> {
     let mut last: BTreeMap<&str, (OrderKey, &str, Option<&str>)> = BTreeMap::new();
     for (partition, offset, event) in before(posts, offsets) {
         let Some(post) = event else { continue };
@@ -79,7 +79,7 @@ fn messages<'a>((posts, offsets): (&'a [Vec<Event>], &'a [u64])) -> Vec<(OrderKe
 }
 
 /// Records read and rejected, which is all of the accounting that does not depend on the polls.
-pub fn polls_accounting(votes: (&[Vec<Event>], &[u64]), posts: (&[Vec<Event>], &[u64])) -> (u64, u64) {
+pub fn polls_accounting(votes: (&[Partition], &[u64]), posts: (&[Partition], &[u64])) -> (u64, u64) {
     let all = before(votes.0, votes.1).chain(before(posts.0, posts.1));
     all.fold((0, 0), |(read, rejected), (_, _, event)| (read + 1, rejected + u64::from(event.is_none())))
 }

@@ -1,7 +1,7 @@
 //! The jobs of the dataflow `tally`.
 
 use super::lines::{Lines, hundredths, parse_hundredths, quoted};
-use super::{Accounting, Event, Folded, OrderKey, Void, before};
+use super::{Accounting, Event, Folded, OrderKey, Partition, Void, before};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +54,7 @@ impl Form {
 }
 
 /// What a job comes to at these offsets, with these voids.
-pub fn tally(form: Form, partitions: &[Vec<Event>], offsets: &[u64], voids: &[&Void]) -> Folded {
+pub fn tally(form: Form, partitions: &[Partition], offsets: &[u64], voids: &[&Void]) -> Folded {
     let (topic, entity) = form.reads();
     let mut accounting = Accounting::default();
     let mut claims: BTreeMap<Option<String>, Vec<Claim>> = BTreeMap::new();
@@ -185,6 +185,7 @@ mod tests {
             // The same again, and one that is taken back.
             vec![order("a", 2, Some("NO"), 1.5), order("b", 3, Some("NO"), 2.0), order("b", 4, None, 2.0)],
         ];
+        let partitions = partitions.map(|events| (0..).zip(events).collect::<Partition>());
         let line = |group: &str| (quoted("north"), quoted(group));
         let orders = tally(Form::Orders, &partitions, &[3, 3], &[]);
         let values = ["1.5", "1", "1.5", "1.5", "1.5", "1"].map(str::to_owned).to_vec();

@@ -1,6 +1,6 @@
 //! What an operator has voided.
 
-use super::Event;
+use super::Partition;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -79,16 +79,15 @@ impl Void {
 
 /// The records that are left of a topic: where one is voided there is none. `entities` are the fields that name
 /// who has said it.
-pub fn left(partitions: &[Vec<Event>], topic: &str, voids: &[&Void], entities: &[&str]) -> Vec<Vec<Event>> {
-    let is_left = |partition: usize, offset: usize, event: &Value| {
+pub fn left(partitions: &[Partition], topic: &str, voids: &[&Void], entities: &[&str]) -> Vec<Partition> {
+    let is_left = |partition: usize, offset: u64, event: &Value| {
         let of: Vec<&Value> = entities.iter().map(|field| &event[*field]).collect();
-        !voids.iter().any(|void| void.reaches(topic, partition as u32, offset as u64, event, &of))
+        !voids.iter().any(|void| void.reaches(topic, partition as u32, offset, event, &of))
     };
-    let of_partition = |(partition, events): (usize, &Vec<Event>)| {
-        let left = events
-            .iter()
-            .enumerate()
-            .map(|(offset, event)| event.as_ref().filter(|event| is_left(partition, offset, event)).cloned());
+    let of_partition = |(partition, events): (usize, &Partition)| {
+        let left = events.iter().map(|(offset, event)| {
+            (*offset, event.as_ref().filter(|event| is_left(partition, *offset, event)).cloned())
+        });
         left.collect()
     };
     partitions.iter().enumerate().map(of_partition).collect()
