@@ -179,7 +179,7 @@ pub struct NewRecord<'a> {
 /// Where an append went: per partition that got records, the first offset and one past the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
-    /// Sorted by partition; the range is contiguous.
+    /// Sorted by partition. In the embedded log the range is contiguous; in Kafka records of others may lie in it.
     pub ranges: Vec<(PartitionId, Offset, Offset)>,
 }
 

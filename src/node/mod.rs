@@ -168,6 +168,9 @@ pub enum RecountError {
     /// Retention has taken what the job has counted.
     #[error("{0}, and what they came to is not kept elsewhere; submit the job anew to count what is left")]
     Gone(SourceError),
+    /// The log can't be reached.
+    #[error(transparent)]
+    Away(SourceError),
     /// It has no numbers: a sum does not fit, or one entity does not.
     #[error("{0}; see `recount.memory_max`")]
     Memory(recount::Error),

@@ -177,7 +177,9 @@ impl From<RecountError> for Problem {
         let detail = error.to_string();
         match error {
             RecountError::Job(error) => error.into(),
-            RecountError::Nothing { .. } | RecountError::Unsettled { .. } => Problem::not_yet(detail),
+            RecountError::Nothing { .. } | RecountError::Unsettled { .. } | RecountError::Away(_) => {
+                Problem::not_yet(detail)
+            }
             RecountError::UnderWay { .. } | RecountError::BrokenOff { .. } => {
                 Problem::new(StatusCode::CONFLICT, detail)
             }

@@ -172,6 +172,7 @@ impl<'a> Records<'a> {
 fn unreadable(error: SourceError) -> RecountError {
     match error {
         SourceError::Gone { .. } | SourceError::CutShort { .. } => RecountError::Gone(error),
+        SourceError::Away(_) => RecountError::Away(error),
         error => RecountError::Failed(error.to_string()),
     }
 }
