@@ -142,11 +142,11 @@ fn wrong_usage_ends_with_status_2_and_says_what_is_wrong() {
 #[test]
 fn a_wrong_configuration_ends_with_status_2_and_one_sentence() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    writeln!(file, "workers = 1\nkafka = \"b:9092\"").unwrap();
+    writeln!(file, "workers = 1\nkafak = \"b:9092\"").unwrap();
     let path = file.path().to_str().unwrap();
     let output = tallyflow(&["serve", "--config", path]);
     assert_eq!(output.status.code(), Some(2));
-    let expected = format!("tallyflow: {path}, line 2: there is no option \"kafka\"; default.toml lists them all\n");
+    let expected = format!("tallyflow: {path}, line 2: there is no option \"kafak\"; default.toml lists them all\n");
     assert_eq!(stderr(&output), expected);
 }
 
