@@ -3,7 +3,7 @@
 
 use super::client::{Context, Reading, Shared, lock};
 use super::ffi::{Described, Queue};
-use super::look::{ANSWER, Looker};
+use super::look::Looker;
 use super::reader::{Open, Place, Slot};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
@@ -22,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a client is kept that nobody reads by: the next reader of its topic begins at once.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How long a new client is given to connect before it is told what to read.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// What readers ask for.
 pub(super) enum Ask {
@@ -225,10 +228,7 @@ impl Service {
                 let consumer = consumer.map_err(|error| failed("making a client of Kafka", &error))?;
                 let consumer: BaseConsumer<Context> = consumer;
                 // One that is connected when it is told what to read begins at once, else up to a second later.
-                if consumer.client().fetch_cluster_id(ANSWER).is_none() {
-                    let what = self.shared.sentence("nothing is heard", &"no broker has answered in time");
-                    return Err(SourceError::Away(what));
-                }
+                consumer.client().fetch_cluster_id(CONNECT);
                 let client = Reading { consumer, name, topic: place.topic.clone(), taken: Mutex::default() };
                 self.clients.push(Arc::new(client));
                 self.clients.last().cloned().ok_or_else(|| failed("making a client of Kafka", &"none is there"))?
