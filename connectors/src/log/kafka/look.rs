@@ -247,6 +247,8 @@ impl Looker {
         };
         for (name, answer) in missing.into_iter().zip(answers) {
             match answer {
+                // Of a topic that there is not, the answer is that it has no properties.
+                Ok(resource) if resource.entries.is_empty() => {}
                 Ok(resource) => {
                     let config = config_of(&resource);
                     lock(&self.configs).insert((*name).to_owned(), (Instant::now(), config));

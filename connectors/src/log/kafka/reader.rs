@@ -59,8 +59,9 @@ pub(super) struct Reader {
     batch: Batch,
     next: Offset,
     end: Offset,
-    /// Whether something of the partition was taken: what librdkafka says of its position is of this reading.
-    has_begun: bool,
+    /// Whether what was taken last is a record: only then does librdkafka's position say where reading goes on.
+    /// Before the first it may be that of an earlier reading, and an end that is told counts as a record in it.
+    is_behind_record: bool,
     asks: Sender<Ask>,
 }
 
@@ -76,7 +77,7 @@ pub(super) type Slot = Arc<Mutex<Option<Open>>>;
 impl Reader {
     pub fn new(place: Arc<Place>, open: Slot, asks: Sender<Ask>) -> Reader {
         let next = Offset(place.next.load(Ordering::Acquire));
-        Reader { place, open, queue: None, batch: Batch::default(), next, end: next, has_begun: false, asks }
+        Reader { place, open, queue: None, batch: Batch::default(), next, end: next, is_behind_record: false, asks }
     }
 
     /// The queue, once there is one.
@@ -107,7 +108,7 @@ impl Reader {
     /// Goes on behind the markers of transactions that follow the last record. Without them being asked for here,
     /// the end that they lie before would be told a fetch later.
     fn pass_markers(&mut self, until: Offset) {
-        if !self.has_begun || !self.batch.is_empty() || self.next >= self.end {
+        if !self.is_behind_record || !self.batch.is_empty() || self.next >= self.end {
             return;
         }
         let Some(open) = &self.queue else { return };
@@ -155,6 +156,7 @@ impl PartitionSource for Reader {
                         break;
                     }
                     self.next = self.next.max(offset);
+                    self.is_behind_record = false;
                     at_end = true;
                     self.batch.pass();
                     continue;
@@ -173,7 +175,7 @@ impl PartitionSource for Reader {
                 break;
             }
             at_end = false;
-            self.has_begun = true;
+            self.is_behind_record = true;
             // What was taken before a first look that goes on elsewhere is not handed over twice.
             if record.offset >= self.next {
                 self.next = Offset(record.offset.0 + 1);
