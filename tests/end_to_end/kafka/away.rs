@@ -64,7 +64,10 @@ fn a_server_that_is_started_while_the_broker_is_away_says_so_waits_and_runs() {
     });
     assert_eq!(read(&listens), "");
     broker.revive(1);
-    eventually("it listens", || read(&listens).contains("listening on http://").then_some(()));
+    eventually("it listens", || {
+        assert!(child.try_wait().unwrap().is_none(), "it runs: {}", read(&said));
+        read(&listens).contains("listening on http://").then_some(())
+    });
     child.kill().unwrap();
     child.wait().unwrap();
 }
