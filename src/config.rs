@@ -7,9 +7,11 @@
 //!
 //! `default.toml` is both the reference of options and the lowest layer, so that the two can't differ.
 
+mod cluster;
 mod history;
 mod kafka;
 
+pub use cluster::{Cluster, Host, PROCESSES_MAX};
 pub use kafka::Kafka;
 
 use serde::Deserialize;
@@ -62,6 +64,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Kafka as the log; `None`: the embedded one.
     pub kafka: Option<Kafka>,
+    /// `None`: there is this process only.
+    pub cluster: Option<Cluster>,
     pub server: ServerConfig,
     pub engine: EngineConfig,
     /// How often a checkpoint of each job is written; `None`: only when asked for and at a clean stop.
@@ -122,6 +126,7 @@ struct RawConfig {
     history: RawHistory,
     log: RawLog,
     kafka: kafka::RawKafka,
+    cluster: cluster::RawCluster,
     server: RawServer,
     engine: RawEngine,
     checkpoint: RawCheckpoint,
@@ -191,6 +196,9 @@ pub struct Flags {
     pub log_level: Option<String>,
     pub checkpoint_url: Option<String>,
     pub kafka: Option<String>,
+    pub processes: Option<u64>,
+    pub process: Option<u64>,
+    pub hosts: Option<PathBuf>,
 }
 
 impl Config {
@@ -285,28 +293,34 @@ impl Layers {
     }
 
     fn add_flags(&mut self, flags: Flags) -> Result<(), ConfigError> {
-        let Flags { listen, data_dir, workers, log_level, checkpoint_url, kafka } = flags;
-        let data_dir = match data_dir.map(PathBuf::into_os_string).map(OsString::into_string) {
-            Some(Err(_)) => {
-                return Err(ConfigError::Value { place: "--data-dir".into(), what: "is no UTF-8 text".into() });
-            }
-            Some(Ok(dir)) => Some(dir),
-            None => None,
+        let Flags { listen, data_dir, workers, log_level, checkpoint_url, kafka, processes, process, hosts } = flags;
+        let text = |flag: &str, path: Option<PathBuf>| match path.map(|path| path.into_os_string().into_string()) {
+            Some(Err(_)) => Err(ConfigError::Value { place: flag.into(), what: "is no UTF-8 text".into() }),
+            Some(Ok(path)) => Ok(Some(path)),
+            None => Ok(None),
         };
+        let (data_dir, hosts) = (text("--data-dir", data_dir)?, text("--hosts", hosts)?);
         for (path, flag, text) in [
             ("listen", "--listen", listen),
             ("data_dir", "--data-dir", data_dir),
             ("log_level", "--log-level", log_level),
             ("checkpoint.url", "--checkpoint-url", checkpoint_url),
             ("kafka.brokers", "--kafka", kafka),
+            ("cluster.hosts", "--hosts", hosts),
         ] {
             if let Some(text) = text {
                 self.set(path, Value::String(text), flag.into());
             }
         }
-        if let Some(workers) = workers {
-            // A number beyond i64 is beyond the bounds all the same.
-            self.set("workers", Value::Integer(i64::try_from(workers).unwrap_or(i64::MAX)), "--workers".into());
+        for (path, flag, number) in [
+            ("workers", "--workers", workers),
+            ("cluster.processes", "--processes", processes),
+            ("cluster.process", "--process", process),
+        ] {
+            if let Some(number) = number {
+                // A number beyond i64 is beyond the bounds all the same.
+                self.set(path, Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)), flag.into());
+            }
         }
         Ok(())
     }
@@ -413,6 +427,16 @@ impl Layers {
         self.bounded("kafka.replication_factor", raw.kafka.replication_factor, 0, 1_000)?;
         self.bounded("kafka.queue_bytes_max", raw.kafka.queue_bytes_max, 1 << 20, 1 << 34)?;
         let kafka = raw.kafka.check().map_err(|(path, what)| refused(path, what))?;
+        self.bounded("cluster.processes", raw.cluster.processes, 1, PROCESSES_MAX as u64)?;
+        let cluster = raw.cluster.check().map_err(|(path, what)| refused(path, what))?;
+        if cluster.is_some() && kafka.is_none() {
+            let what = "several processes read one log: name Kafka's brokers with --kafka";
+            return Err(refused("cluster.processes", what.to_owned()));
+        }
+        if cluster.is_some() && checkpoint_place.is_none() {
+            let what = "several processes keep their checkpoints in one place: name one that all of them reach with --checkpoint-url";
+            return Err(refused("cluster.processes", what.to_owned()));
+        }
         let bytes_max = self.bounded("history.bytes_max", raw.history.bytes_max, 1 << 20, 1 << 40)?;
         let steps = history::steps(&raw.history.keep).map_err(|what| refused("history.keep", what))?;
         let history = (!steps.is_empty()).then_some(Keep { steps, bytes_max });
@@ -423,6 +447,7 @@ impl Layers {
             dead_letters_max: self.bounded("dead_letters_max", raw.dead_letters_max, 1, 1_000_000)? as usize,
             log,
             kafka,
+            cluster,
             server: ServerConfig {
                 body_bytes_max: body_bytes_max as usize,
                 connections_max: self.bounded("server.connections_max", raw.server.connections_max, 1, 1_000_000)?

@@ -214,6 +214,16 @@ pub struct ServeArgs {
     /// Apache Kafka as the log, instead of the embedded one: its brokers, HOST:PORT with commas between
     #[arg(long, value_name = "BROKERS")]
     pub kafka: Option<String>,
+
+    /// How many processes run one dataflow [default: 1]
+    #[arg(long, value_name = "N")]
+    pub processes: Option<u64>,
+    /// Which of them this one is, from 0; process 0 leads
+    #[arg(long, value_name = "I")]
+    pub process: Option<u64>,
+    /// A file with a HOST:PORT on a line for each process, process I on line I
+    #[arg(long, value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -62,14 +62,15 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
     let runtime = serve::runtime()?;
     let outcome = runtime.block_on(async {
         let server = Server::start(config).await?;
-        let node = Arc::clone(server.node());
-        let prepared = tokio::task::spawn_blocking(move || prepare(&node)).await?;
+        let node = server.node().context("the demo runs in one process; leave the options of a cluster out")?;
+        let (node, theirs) = (Arc::clone(node), Arc::clone(node));
+        let prepared = tokio::task::spawn_blocking(move || prepare(&theirs)).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         if prepared.is_ok() {
             server.announce();
             explain(&server, args.data_dir.is_none());
-            threads = start(server.node(), args, &stop)?;
+            threads = start(&node, args, &stop)?;
         }
         let stopping = server.stopping();
         // A demo that could not be prepared ends at once, in the same order.

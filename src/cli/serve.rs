@@ -11,7 +11,8 @@ use super::WrongUsage;
 use super::args::{ConfigArgs, ServeArgs};
 use super::output::line;
 use crate::config::{Config, Flags};
-use crate::node::Node;
+use crate::node::{Member, Node};
+use crate::server::host::Asked;
 use anyhow::{Context, anyhow, bail};
 use std::future::Future;
 use std::io::{ErrorKind, IsTerminal};
@@ -39,6 +40,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         data_dir: args.data_dir.clone(),
         checkpoint_url: args.checkpoint_url.clone(),
         kafka: args.kafka.clone(),
+        processes: args.processes,
+        process: args.process,
+        hosts: args.hosts.clone(),
         ..Flags::default()
     };
     let config = load(&args.config, only)?;
@@ -75,10 +79,49 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime can't be started")
 }
 
+/// What this process is.
+#[derive(Clone)]
+enum Part {
+    /// The only one, or the one that leads.
+    Node(Arc<Node>),
+    /// One that does not lead.
+    Member(Arc<Member>),
+}
+
+impl Part {
+    fn open(config: &Config) -> anyhow::Result<Part> {
+        let is_member = config.cluster.as_ref().is_some_and(|cluster| cluster.process > 0);
+        if is_member { Member::open(config).map(Part::Member) } else { Node::open(config).map(Part::Node) }
+    }
+
+    fn asked(&self) -> Asked {
+        match self {
+            Part::Node(node) => Asked::Node(node.clone()),
+            Part::Member(member) => Asked::Member(member.clone()),
+        }
+    }
+
+    /// Blocks, some seconds at most.
+    fn shutdown(&self) {
+        match self {
+            Part::Node(node) => node.shutdown(),
+            Part::Member(member) => member.shutdown(),
+        }
+    }
+
+    /// Resolves when it can't go on, with why.
+    async fn refused(&self) -> String {
+        match self {
+            Part::Node(_) => std::future::pending().await,
+            Part::Member(member) => member.refused().await,
+        }
+    }
+}
+
 /// A server that answers.
 pub struct Server {
     addr: SocketAddr,
-    node: Arc<Node>,
+    part: Part,
     http: JoinHandle<anyhow::Result<()>>,
     stop: watch::Sender<bool>,
     signals: Signals,
@@ -86,17 +129,19 @@ pub struct Server {
 
 impl Server {
     /// Binds, opens the node, serves.
-    pub async fn start(config: Config) -> anyhow::Result<Server> {
+    pub async fn start(mut config: Config) -> anyhow::Result<Server> {
         let listener = bind(config.listen).await?;
         let addr = listener.local_addr().context("the address that was bound can't be read")?;
         // From here on a signal is waited for, not died of: the node may hold a lock and a child.
         let signals = Signals::new()?;
         check_data_dir(&config.data_dir)?;
         let server_config = crate::server::ServerConfig::from(&config);
-        let node = tokio::task::spawn_blocking(move || Node::open(&config)).await??;
+        // The port that was free: other processes are told it.
+        config.listen = addr;
+        let part = tokio::task::spawn_blocking(move || Part::open(&config)).await??;
         let (stop, stopped) = watch::channel(false);
-        let http = tokio::spawn(serve_http(listener, Arc::clone(&node), server_config, stopping(stopped)));
-        Ok(Server { addr, node, http, stop, signals })
+        let http = tokio::spawn(crate::server::run(listener, part.asked(), server_config, stopping(stopped)));
+        Ok(Server { addr, part, http, stop, signals })
     }
 
     /// Tells on stdout that the server is ready. Nobody has to listen.
@@ -108,8 +153,12 @@ impl Server {
         self.addr
     }
 
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
+    /// The node; a process that does not lead has none.
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        match &self.part {
+            Part::Node(node) => Some(node),
+            Part::Member(_) => None,
+        }
     }
 
     /// Resolves when the server begins to stop.
@@ -121,13 +170,18 @@ impl Server {
     pub async fn until(mut self, others: impl Future<Output = ()>) -> anyhow::Result<Outcome> {
         let ended = tokio::select! {
             () = self.signals.received() => return self.stop(others).await,
-            ended = &mut self.http => ended,
+            ended = &mut self.http => Ok(ended),
+            why = self.part.refused() => Err(anyhow!(why)),
         };
         // It ends only when asked to; the node is ended all the same.
         let failed = match ended {
-            Ok(Ok(())) => anyhow!("the HTTP server ended by itself; start again"),
-            Ok(Err(error)) => error.context("the HTTP server failed"),
-            Err(error) => anyhow!(error).context("the HTTP server failed"),
+            Err(refused) => {
+                self.stop(others).await?;
+                return Err(refused);
+            }
+            Ok(Ok(Ok(()))) => anyhow!("the HTTP server ended by itself; start again"),
+            Ok(Ok(Err(error))) => error.context("the HTTP server failed"),
+            Ok(Err(error)) => anyhow!(error).context("the HTTP server failed"),
         };
         self.http = tokio::spawn(async { Ok(()) });
         self.stop(others).await?;
@@ -143,8 +197,8 @@ impl Server {
             warn!("some connections did not end in time and are cut");
             self.http.abort();
         }
-        let node = Arc::clone(&self.node);
-        let ending = tokio::task::spawn_blocking(move || node.shutdown());
+        let part = self.part.clone();
+        let ending = tokio::task::spawn_blocking(move || part.shutdown());
         tokio::select! {
             ended = tokio::time::timeout(NODE_STOP_MAX, ending) => {
                 if ended.is_err() {
@@ -156,16 +210,6 @@ impl Server {
         }
         Ok(Outcome::Done)
     }
-}
-
-/// The HTTP server, until `stop` resolves: readers then get a last `status` event.
-async fn serve_http(
-    listener: TcpListener,
-    node: Arc<Node>,
-    config: crate::server::ServerConfig,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    crate::server::run(listener, node, config, stop).await
 }
 
 async fn stopping(mut stopped: watch::Receiver<bool>) {

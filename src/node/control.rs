@@ -104,6 +104,32 @@ pub struct Kept {
     pub generation: u64,
 }
 
+/// The secret of the hashes, once the process that leads has put it there. Blocks.
+pub fn hash_key(log: &dyn Log, topic: &str) -> anyhow::Result<Option<HashKey>> {
+    let key = read(log, topic)?.and_then(|values| values.get("hash-key").cloned());
+    let key = key.map(|value| serde_json::from_slice(&value)).transpose();
+    key.context("the control record of the hash key can't be read")
+}
+
+/// The newest value of each key; `None`: there is no such topic. Blocks.
+fn read(log: &dyn Log, topic_name: &str) -> anyhow::Result<Option<BTreeMap<String, Vec<u8>>>> {
+    let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let Some(topic) = log.topic(topic_name)? else { return Ok(None) };
+    let bounds = topic.partitions.first().map(|partition| (partition.start, partition.end));
+    let bounds = bounds.context("the control topic has no partition")?;
+    let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
+    let mut reader = RangeReader::open(log, (topic_name, None), PartitionId(0), bounds)?;
+    let mut note = |record: RecordRef<'_>| {
+        let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+        match record.value {
+            Some(value) => values.insert(key, value.to_vec()),
+            None => values.remove(&key),
+        };
+    };
+    while reader.read(budget, &mut note)?.is_some() {}
+    Ok(Some(values))
+}
+
 impl Control {
     /// Opens the control topic, made if it is not there.
     pub fn open(log: Arc<dyn Log>, topic_name: String) -> anyhow::Result<(Control, Kept)> {
@@ -111,20 +137,7 @@ impl Control {
             Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
             Err(error) => bail!("making the control topic: {error}"),
         }
-        let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        let topic = log.topic(&topic_name)?.context("the control topic is gone")?;
-        let bounds = topic.partitions.first().map(|partition| (partition.start, partition.end));
-        let bounds = bounds.context("the control topic has no partition")?;
-        let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
-        let mut reader = RangeReader::open(log.as_ref(), (&topic_name, None), PartitionId(0), bounds)?;
-        let mut note = |record: RecordRef<'_>| {
-            let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
-            match record.value {
-                Some(value) => values.insert(key, value.to_vec()),
-                None => values.remove(&key),
-            };
-        };
-        while reader.read(budget, &mut note)?.is_some() {}
+        let values = read(log.as_ref(), &topic_name)?.context("the control topic is gone")?;
         let reserved = match values.get("epochs") {
             Some(value) => serde_json::from_slice(value).context("the control record of epochs can't be read")?,
             None => Epoch(0),
@@ -164,6 +177,11 @@ impl Control {
             control.put("hash-key", &control.hash_key)?;
         }
         Ok((control, Kept { jobs, polls, generation }))
+    }
+
+    /// Its name.
+    pub fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// Tells the data directory from others, but not from its copies: a digest of its secret.

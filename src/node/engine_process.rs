@@ -3,17 +3,23 @@
 //! It ends at once when its standard input ends, that is when its node is gone, and aborts when any of
 //! its threads panics: half an engine is worse than none, and the node starts a new one.
 
-use crate::node::wire::{FromEngine, LogPlace, ToEngine, read_frame, write_frame};
+use crate::node::wire::{FromEngine, LogPlace, Membership, ToEngine, read_frame, write_frame};
 use anyhow::{Context, bail};
-use std::io::{BufReader, BufWriter, Write};
+use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use tallyflow_dataflows::claim::HashKey;
 use tallyflow_connectors::checkpoint_store::ObjectCheckpoints;
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_connectors::log::embedded::EmbeddedReader;
 use tallyflow_connectors::log::kafka::KafkaSource;
 use tallyflow_dataflows::crash;
-use tallyflow_dataflows::engine::{Engine, EngineConfig};
+use tallyflow_dataflows::engine::cluster::{Cluster, Meeting, PeerState};
+use tallyflow_dataflows::engine::{Engine, EngineConfig, cluster};
 use tallyflow_dataflows::source::Source;
 use tallyflow_dataflows::update::EngineEvent;
 
@@ -21,17 +27,31 @@ use tallyflow_dataflows::update::EngineEvent;
 enum Outgoing {
     Event(Box<EngineEvent>),
     Frame(FromEngine),
+    /// The process ends once what was before it is written.
+    End,
 }
+
+/// How long the engines of a cluster may take to find one another.
+const MEET: Duration = Duration::from_secs(5);
+/// A process of the cluster that has been silent for longer is gone or frozen; and how often that is looked at.
+/// Both together are less than the two seconds within which it is to be seen.
+pub const SILENCE_MAX: Duration = Duration::from_millis(1_700);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs until standard input ends; then the process ends from within.
 pub fn run() -> anyhow::Result<()> {
     abort_on_panic();
     let mut input = BufReader::new(std::io::stdin().lock());
     let first = read_frame(&mut input).context("reading the first frame")?;
-    let Some(ToEngine::Start { workers, hash_key, log, checkpoints }) = first else {
+    let Some(ToEngine::Start { workers, hash_key, log, checkpoints, cluster }) = first else {
         bail!("the engine is started by `tallyflow serve`, not by hand");
     };
     let (send, outgoing) = channel();
+    let mut early = VecDeque::new();
+    let cluster = match cluster.map(|member| meet(&member, workers, &hash_key, &mut input, &mut early)).transpose() {
+        Ok(cluster) => cluster,
+        Err(error) => return refuse(format!("{error:#}")),
+    };
     let reader = match EngineLog::open(log) {
         Ok(reader) => reader,
         Err(error) => return refuse(format!("opening the log: {error}")),
@@ -41,7 +61,7 @@ pub fn run() -> anyhow::Result<()> {
         Err(error) => return refuse(error.to_string()),
     };
     let events = send.clone();
-    let engine = Engine::start(EngineConfig {
+    let config = EngineConfig {
         workers,
         hash_key,
         source: reader.source(),
@@ -51,16 +71,24 @@ pub fn run() -> anyhow::Result<()> {
             // The writer's thread ends with the process only.
             events.send(Outgoing::Event(Box::new(event))).ok();
         }),
-    })
-    .map_err(anyhow::Error::msg)?;
-    let engine = Arc::new(engine);
+    };
+    let started = match cluster {
+        None => Engine::start(config),
+        Some(cluster) => Engine::start_in(config, cluster),
+    };
+    let engine = Arc::new(started.map_err(anyhow::Error::msg)?);
     let theirs = engine.clone();
     std::thread::Builder::new().name("to-node".to_owned()).spawn(move || write_all(&outgoing, &theirs))?;
+    watch_peers(&engine, &send)?;
     send.send(Outgoing::Frame(FromEngine::Ready))?;
 
-    while let Some(frame) = read_frame(&mut input).context("reading from the node")? {
+    let mut next = move || match early.pop_front() {
+        Some(frame) => Ok(Some(frame)),
+        None => read_frame(&mut input).context("reading from the node"),
+    };
+    while let Some(frame) = next()? {
         match frame {
-            ToEngine::Start { .. } => bail!("the node sent a second start"),
+            ToEngine::Start { .. } | ToEngine::Meet(_) => bail!("the node sent a second start"),
             ToEngine::Command(command) => engine.command(command),
             ToEngine::Appended { topic, partition, end } => {
                 if let EngineLog::Embedded(reader) = &reader {
@@ -68,13 +96,71 @@ pub fn run() -> anyhow::Result<()> {
                 }
             }
             ToEngine::Ping(ping) => {
-                let silence_ms = engine.silence().as_millis() as u64;
+                let elsewhere = engine.peers().into_iter().map(|peer| peer.workers_silence).max();
+                let silence_ms = engine.silence().max(elsewhere.unwrap_or_default()).as_millis() as u64;
                 send.send(Outgoing::Frame(FromEngine::Pong { ping, silence_ms }))?;
             }
         }
     }
     // The node is gone or wants no more: nothing here is worth a slow end.
     std::process::exit(0);
+}
+
+/// Waits for the engines of the other processes, at most for so long; keeps what the node says meanwhile.
+fn meet(
+    member: &Membership,
+    workers: usize,
+    hash_key: &HashKey,
+    input: &mut impl Read,
+    early: &mut VecDeque<ToEngine>,
+) -> anyhow::Result<Cluster> {
+    let Membership { process, processes, token, ref host } = *member;
+    let meeting = Meeting::open(bind_for(host)?).context("listening for the other processes")?;
+    let mut out = std::io::stdout().lock();
+    write_frame(&mut out, &FromEngine::Waits(meeting.address().port()))?;
+    out.flush()?;
+    drop(out);
+    let addresses = loop {
+        match read_frame(input).context("reading from the node")? {
+            Some(ToEngine::Meet(addresses)) => break addresses,
+            Some(frame) => early.push_back(frame),
+            // The node is gone.
+            None => std::process::exit(0),
+        }
+    };
+    // The processes have agreed on the configuration; of the key they have not told one another.
+    let digest = Sha256::digest(postcard::to_stdvec(hash_key)?);
+    let digest = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let us = cluster::Membership { process, processes, workers, token, digest };
+    Ok(meeting.join(&us, &addresses, MEET)?)
+}
+
+/// Where to listen for others that know this host by that name: only there, where it is an address of this
+/// machine, else everywhere.
+pub fn bind_for(host: &str) -> anyhow::Result<SocketAddr> {
+    let resolved = (host, 0).to_socket_addrs().with_context(|| format!("the host {host} has no address"))?;
+    let mut own = resolved.filter(|address| TcpListener::bind(address).is_ok());
+    Ok(own.next().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0))))
+}
+
+/// Ends the process when another one is silent: it is gone or frozen, and nothing closes without it.
+fn watch_peers(engine: &Arc<Engine>, send: &Sender<Outgoing>) -> std::io::Result<()> {
+    if engine.peers().is_empty() {
+        return Ok(());
+    }
+    let (engine, send) = (engine.clone(), send.clone());
+    std::thread::Builder::new().name("peers".to_owned()).spawn(move || {
+        loop {
+            std::thread::sleep(LOOK_EVERY);
+            let Some(peer) = engine.peers().into_iter().find(|peer| peer.silence > SILENCE_MAX) else { continue };
+            let PeerState { process, address, silence, .. } = peer;
+            let why = format!("nothing has come from process {process} ({address}) for {} ms", silence.as_millis());
+            send.send(Outgoing::Frame(FromEngine::Refused(why))).ok();
+            send.send(Outgoing::End).ok();
+            return;
+        }
+    })?;
+    Ok(())
 }
 
 /// The log as the engine reads it.
@@ -123,6 +209,10 @@ fn write_all(outgoing: &Receiver<Outgoing>, engine: &Engine) {
                     written
                 }
                 Outgoing::Frame(frame) => write_frame(&mut out, &frame),
+                Outgoing::End => {
+                    out.flush().ok();
+                    std::process::exit(1);
+                }
             };
             if written.is_err() {
                 std::process::exit(0);

@@ -262,6 +262,7 @@ impl Node {
             record.submitted_ms,
             (graph, record.form),
             workers,
+            self.feeds.clone(),
         );
         job.take_over(record.take_over_ms);
         let job = Arc::new(job);

@@ -54,6 +54,11 @@ impl Link {
         self.send(ToEngine::Command(command));
     }
 
+    /// Tells where the engines of all processes wait for one another.
+    pub fn meet(&self, addresses: Vec<String>) {
+        self.send(ToEngine::Meet(addresses));
+    }
+
     pub fn ping(&self, ping: u64) {
         self.send(ToEngine::Ping(ping));
     }

@@ -8,6 +8,7 @@
 //! ```
 
 mod checkpoint;
+mod cluster;
 mod control;
 mod engine_process;
 mod follow;
@@ -26,6 +27,7 @@ mod supervise;
 mod voids;
 mod wire;
 
+pub use cluster::Member;
 pub use control::is_internal;
 pub use engine_process::run as run_engine;
 pub use recount::{
@@ -36,12 +38,13 @@ pub use replace::Submitted;
 pub use rescale::{Receipt, ReceiptState, RescaleError};
 pub use voids::{VoidError, VoidState, VoidView, VoidedOffsets};
 
-use crate::config::Config;
+use crate::config::{Config, Host};
 use anyhow::{Context, bail};
+use cluster::{Members, Us};
 use control::Control;
 use follow::Following;
 use generation::Generation;
-use job::{Job, JobState, Plan};
+use job::{Feeds, Job, JobState, Plan};
 use polls::Polls;
 use rescale::Receipts;
 use serde::{Deserialize, Serialize};
@@ -192,12 +195,34 @@ impl From<recount::Error> for RecountError {
 /// The engine as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ClusterStatus {
-    /// Worker threads of the engine.
+    /// Worker threads of the engine, in each process.
     pub workers: usize,
     /// The engine's process id; null while it is being started again.
     pub engine_pid: Option<u32>,
     /// How often the engine was started again since the node started.
     pub engine_restarts: u64,
+    /// By process, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessStatus>,
+}
+
+/// A process of a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProcessStatus {
+    pub process: usize,
+    /// As it stands in the hosts file.
+    pub address: String,
+    /// Whether the leader, process 0, is in touch with it.
+    pub connected: bool,
+    /// Null while its engine is being started again.
+    pub engine_pid: Option<u32>,
+}
+
+impl ProcessStatus {
+    /// Of which nothing was told yet.
+    fn unknown((process, host): (usize, &Host)) -> Self {
+        ProcessStatus { process, address: host.to_string(), connected: false, engine_pid: None }
+    }
 }
 
 /// One running server's state.
@@ -210,6 +235,9 @@ pub struct Node {
     jobs: RwLock<Jobs>,
     /// The sinks of running jobs and the recorders of their history, by job.
     followers: Mutex<HashMap<JobId, Vec<Following>>>,
+    /// The other processes of a cluster, and what they have still to be told of jobs.
+    members: Option<Arc<Members>>,
+    feeds: Arc<Feeds>,
     dead_letters: Mutex<DeadLetters>,
     running: Mutex<Option<Running>>,
     pulse: Pulse,
@@ -275,8 +303,20 @@ impl Node {
             .with_context(|| format!("the dead letters in {} can't be opened", dir.display()))?;
         let are_published = config.kafka.as_ref().is_some_and(|kafka| kafka.dead_letters.is_some());
         let dead_letters = if are_published { dead_letters.publishing() } else { dead_letters };
+        let feeds: Arc<Feeds> = Arc::default();
+        let (members, listener) = match &config.cluster {
+            None => (None, None),
+            Some(cluster) => {
+                let configuration = cluster::configuration(config, control.topic());
+                let us = Us { cluster: cluster.clone(), configuration, hash_key: control.hash_key };
+                let (members, listener) = Members::open(us, config.listen.port(), feeds.clone())?;
+                (Some(members), Some(listener))
+            }
+        };
         let node = Arc::new(Node {
             config: config.clone(),
+            members,
+            feeds,
             log,
             control,
             generation,
@@ -318,6 +358,9 @@ impl Node {
                 running.link.appended(topic, partition, end);
             }
         }));
+        if let (Some(members), Some(listener)) = (&node.members, listener) {
+            members.listen(listener, Arc::downgrade(&node))?;
+        }
         node.supervise()?;
         node.look_after_polls()?;
         node.take_checkpoints()?;
@@ -368,10 +411,12 @@ impl Node {
 
     /// The engine as it is now.
     pub fn cluster(&self) -> ClusterStatus {
+        let engine_pid = self.running().as_ref().map(|running| running.link.pid);
         ClusterStatus {
             workers: self.workers(),
-            engine_pid: self.running().as_ref().map(|running| running.link.pid),
+            engine_pid,
             engine_restarts: self.restarts.load(Ordering::Acquire),
+            processes: self.members.as_ref().map(|members| members.status(engine_pid)).unwrap_or_default(),
         }
     }
 

@@ -30,6 +30,13 @@ pub struct Running {
     pub ready: bool,
 }
 
+impl Running {
+    /// What tells this start of the engines of a cluster from others.
+    pub fn run(&self) -> u64 {
+        self.first_epoch.0
+    }
+}
+
 /// Signs of life of the engine.
 #[derive(Default)]
 pub struct Pulse {
@@ -68,6 +75,12 @@ impl Node {
     fn keep_running(self: Arc<Self>) {
         let mut backoff = BACKOFF_MIN;
         while !self.is_stopping() {
+            if let Some(members) = &self.members {
+                members.wait_for_all(|| self.is_stopping() || self.generation.is_fenced().is_some());
+                if self.is_stopping() {
+                    break;
+                }
+            }
             let started = Instant::now();
             let started_engine = match self.is_still_ours() {
                 Ok(true) => self.start_engine(),
@@ -85,14 +98,18 @@ impl Node {
                 }
                 Err(error) => format!("it could not be started: {error}"),
             };
+            let ended;
             {
                 let mut running = self.running();
-                *running = None;
+                ended = running.take();
                 let jobs = self.jobs();
                 self.polls_left_alone(&jobs);
                 // From here on none of them can take a place: what it showed is not computed any more.
                 jobs.iter().for_each(|job| drop(job.beside_anew()));
                 jobs.iter().for_each(|job| job.checkpoint_lost());
+            }
+            if let (Some(members), Some(ended)) = (&self.members, ended) {
+                members.stop(ended.run());
             }
             if self.is_stopping() || self.generation.is_fenced().is_some() {
                 break;
@@ -118,6 +135,7 @@ impl Node {
     fn start_engine(&self) -> anyhow::Result<(Arc<Link>, BufReader<ChildStdout>)> {
         let (first_epoch, epoch_limit) = self.control.reserve_epochs()?;
         let workers = self.workers();
+        let cluster = self.members.as_ref().map(|members| members.start(first_epoch.0, workers)).transpose()?;
         let start = ToEngine::Start {
             workers,
             hash_key: self.control.hash_key,
@@ -126,6 +144,7 @@ impl Node {
                 None => LogPlace::Embedded(self.config.data_dir.clone()),
             },
             checkpoints: self.config.checkpoints_place(),
+            cluster,
         };
         // The lock keeps submissions out until every job was told.
         let mut running = self.running();
@@ -152,7 +171,13 @@ impl Node {
                     running.ready = true;
                 }
             }
-            FromEngine::Refused(why) => tracing::error!("the engine did not start: {why}"),
+            FromEngine::Waits(port) => {
+                let run = self.running().as_ref().map(|running| (running.run(), running.link.pid));
+                if let (Some(members), Some((run, pid))) = (&self.members, run) {
+                    members.waits(0, run, (port, pid), self);
+                }
+            }
+            FromEngine::Refused(why) => tracing::error!("the engine: {why}"),
             FromEngine::Pong { silence_ms, .. } => {
                 self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
                 self.pulse.silence_ms.store(silence_ms, Ordering::Release);
@@ -255,6 +280,13 @@ impl Node {
             polls,
             keep: Some(self.place(job.id, &plan)),
         }))
+    }
+
+    /// Ends the engine, so that it is started again: of that run, or whichever there is.
+    pub(super) fn end_engine(&self, run: Option<u64>) {
+        if let Some(running) = self.running().as_ref().filter(|running| run.is_none_or(|run| running.run() == run)) {
+            running.link.kill();
+        }
     }
 
     fn keep_epochs_reserved(&self, epoch: Epoch) {

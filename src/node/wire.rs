@@ -20,6 +20,17 @@ pub enum LogPlace {
     Kafka(KafkaConfig),
 }
 
+/// An engine's place among those of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    pub process: usize,
+    pub processes: usize,
+    /// A secret of this start.
+    pub token: [u8; 16],
+    /// The name or address of this process's host.
+    pub host: String,
+}
+
 /// From the node to the engine.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToEngine {
@@ -29,7 +40,11 @@ pub enum ToEngine {
         hash_key: HashKey,
         log: LogPlace,
         checkpoints: CheckpointPlace,
+        /// `None`: it is the only one.
+        cluster: Option<Membership>,
     },
+    /// Where the engines of all processes wait for one another, by process. Commands before it are kept.
+    Meet(Vec<String>),
     Command(Command),
     /// A partition has a new end.
     Appended {
@@ -44,6 +59,8 @@ pub enum ToEngine {
 /// From the engine to the node.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromEngine {
+    /// In a cluster: it waits for the others at this port.
+    Waits(u16),
     /// The workers run.
     Ready,
     Event(Box<EngineEvent>),
@@ -52,7 +69,7 @@ pub enum FromEngine {
         ping: u64,
         silence_ms: u64,
     },
-    /// The engine could not start.
+    /// The engine could not start, or can't go on.
     Refused(String),
 }
 

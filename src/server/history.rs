@@ -109,7 +109,7 @@ async fn ask<T: Send + 'static>(
     name: String,
     read: impl FnOnce(&HistoryReader) -> Result<T, HistoryError> + Send + 'static,
 ) -> Result<T, Problem> {
-    let history = shared.host.history(&name)?.ok_or_else(|| {
+    let history = shared.host()?.history(&name)?.ok_or_else(|| {
         Problem::unknown("no history is kept on this server; `history.keep` in its configuration says what is")
     })?;
     let _one_of_a_few = shared.history_reads.acquire().await;

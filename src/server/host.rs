@@ -4,7 +4,7 @@
 use crate::node::job::{CheckpointStatus, Job};
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
-    CancelMode, ClusterStatus, JobError, JobText, Node, Receipt, RecountError, Recounted, RescaleError, SubmitError,
+    CancelMode, ClusterStatus, JobError, JobText, Member, Node, Receipt, RecountError, Recounted, RescaleError, SubmitError,
     Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion, is_internal,
 };
 use std::sync::Arc;
@@ -14,8 +14,18 @@ use tallyflow_connectors::history::HistoryReader;
 use tallyflow_connectors::log::{Log, TopicConfig};
 use tallyflow_dataflows::spec::voids::Voided;
 
+/// What every process of a cluster answers by itself.
+pub trait Shows: Send + Sync + 'static {
+    /// All jobs by name.
+    fn jobs(&self) -> Vec<Arc<Job>>;
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError>;
+    fn cluster(&self) -> ClusterStatus;
+    /// Whether the engine runs and every job that should run does.
+    fn ready(&self) -> Result<(), String>;
+}
+
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
-pub trait Host: Send + Sync + 'static {
+pub trait Host: Shows {
     /// Checks a job file and starts the job; with `take_over` its sinks write over what another server left.
     /// Blocks for a durable write.
     fn submit(&self, text: &JobText, take_over: bool) -> Result<Arc<Job>, SubmitError>;
@@ -24,9 +34,6 @@ pub trait Host: Send + Sync + 'static {
     fn replace(&self, text: &JobText, take_over: bool) -> Result<Submitted, SubmitError>;
     /// Only checks a job file. Blocks.
     fn validate(&self, text: &JobText) -> Result<(), SubmitError>;
-    /// All jobs by name.
-    fn jobs(&self) -> Vec<Arc<Job>>;
-    fn job(&self, name: &str) -> Result<Arc<Job>, JobError>;
     /// Blocks until the job has stopped reading.
     fn pause(&self, name: &str) -> Result<Arc<Job>, JobError>;
     /// Blocks.
@@ -70,12 +77,9 @@ pub trait Host: Send + Sync + 'static {
     fn voids(&self, name: &str) -> Result<Vec<VoidView>, JobError>;
     /// What is kept of a job's history; `None`: nothing is.
     fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError>;
-    fn cluster(&self) -> ClusterStatus;
     /// Begins to change the number of workers.
     fn rescale(self: Arc<Self>, workers: u64) -> Result<Receipt, RescaleError>;
     fn receipt(&self, id: u64) -> Result<Receipt, RescaleError>;
-    /// Whether the engine runs and every job that should run does.
-    fn ready(&self) -> Result<(), String>;
 
     /// What a new topic is made with.
     fn topic_config(&self) -> TopicConfig;
@@ -83,6 +87,44 @@ pub trait Host: Send + Sync + 'static {
     fn log(&self) -> &Arc<dyn Log>;
     /// Whether a topic is the node's own: not listed, not read or written from outside.
     fn is_internal(&self, topic: &str) -> bool;
+}
+
+/// Whom the server asks.
+pub enum Asked {
+    /// The only process, or the one that leads.
+    Node(Arc<dyn Host>),
+    /// One that does not: what it does not show itself it passes on.
+    Member(Arc<Member>),
+}
+
+impl Shows for Node {
+    fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs()
+    }
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.job(name)
+    }
+    fn cluster(&self) -> ClusterStatus {
+        self.cluster()
+    }
+    fn ready(&self) -> Result<(), String> {
+        self.ready()
+    }
+}
+
+impl Shows for Member {
+    fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs()
+    }
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.job(name)
+    }
+    fn cluster(&self) -> ClusterStatus {
+        self.cluster()
+    }
+    fn ready(&self) -> Result<(), String> {
+        self.ready()
+    }
 }
 
 impl Host for Node {
@@ -103,12 +145,6 @@ impl Host for Node {
     }
     fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
         self.validate(text).map(drop)
-    }
-    fn jobs(&self) -> Vec<Arc<Job>> {
-        self.jobs()
-    }
-    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
-        self.job(name)
     }
     fn pause(&self, name: &str) -> Result<Arc<Job>, JobError> {
         self.pause(name)
@@ -163,17 +199,11 @@ impl Host for Node {
     fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError> {
         self.history(name)
     }
-    fn cluster(&self) -> ClusterStatus {
-        self.cluster()
-    }
     fn rescale(self: Arc<Self>, workers: u64) -> Result<Receipt, RescaleError> {
         Node::rescale(&self, workers)
     }
     fn receipt(&self, id: u64) -> Result<Receipt, RescaleError> {
         self.receipt(id)
-    }
-    fn ready(&self) -> Result<(), String> {
-        self.ready()
     }
     fn topic_config(&self) -> TopicConfig {
         self.topic_config()

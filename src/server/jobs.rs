@@ -97,7 +97,7 @@ async fn submit(
     let take_over = query.word("take_over", &[("true", true), ("false", false)])?.unwrap_or_default();
     query.end()?;
     let text = job_text(&shared, &headers, body).await?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let submit = move || match replace {
         true => host.replace(&text, take_over),
         false => host.submit(&text, take_over).map(Submitted::Anew),
@@ -143,7 +143,7 @@ async fn validate(
 ) -> Result<Response, Problem> {
     query.end()?;
     let text = job_text(&shared, &headers, body).await?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     blocking(move || host.validate(&text)).await?;
     Ok(Json(Valid { valid: true }).into_response())
 }
@@ -163,7 +163,7 @@ async fn validate(
 async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Response, Problem> {
     let page = query.page()?;
     query.end()?;
-    let jobs = shared.host.jobs();
+    let jobs = shared.shows.jobs();
     let (jobs, next) = page.cut(&jobs, |job| job.name());
     Ok(Items::response((jobs.into_iter().map(|job| job.status()).collect(), next)))
 }
@@ -180,7 +180,7 @@ async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Res
 )]
 async fn show(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    Ok(Json(shared.host.job(&name)?.status()).into_response())
+    Ok(Json(shared.shows.job(&name)?.status()).into_response())
 }
 
 /// Ends a job. Its last results stay readable until the name is used again.
@@ -203,7 +203,7 @@ async fn cancel(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: 
     let modes = [("drain", CancelMode::Drain), ("checkpoint", CancelMode::Checkpoint), ("now", CancelMode::Now)];
     let mode = query.word("mode", &modes)?.unwrap_or_default();
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let job = blocking(move || host.cancel(&name, mode)).await?;
     Ok(Json(job.status()).into_response())
 }
@@ -222,7 +222,7 @@ async fn cancel(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: 
 )]
 async fn pause(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let job = blocking(move || host.pause(&name)).await?;
     Ok(Json(job.status()).into_response())
 }
@@ -241,7 +241,7 @@ async fn pause(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query
 )]
 async fn resume(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let job = blocking(move || host.resume(&name)).await?;
     Ok(Json(job.status()).into_response())
 }
@@ -266,7 +266,7 @@ async fn resume(State(shared): State<Arc<Shared>>, Name(name): Name, query: Quer
 )]
 async fn recount(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     Ok(Json(blocking_until_gone(move |stop| host.recount(&name, stop)).await?).into_response())
 }
 
@@ -283,7 +283,7 @@ async fn recount(State(shared): State<Arc<Shared>>, Name(name): Name, query: Que
 )]
 async fn graph(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let job = shared.host.job(&name)?;
+    let job = shared.shows.job(&name)?;
     let plan = job.plan();
     if plan.graph.operators.is_empty() && job.state() == JobState::Starting {
         return Err(Problem::not_yet(format!("the dataflow of job {name:?} is still being built")));

@@ -42,7 +42,7 @@ pub fn routes() -> OpenApiRouter<Arc<Shared>> {
 )]
 async fn checkpoint(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let checkpoint = blocking(move || host.checkpoint(&name)).await?;
     Ok(Json(checkpoint).into_response())
 }
@@ -66,7 +66,7 @@ async fn checkpoint(State(shared): State<Arc<Shared>>, Name(name): Name, query: 
 async fn restart(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: Query) -> Result<Response, Problem> {
     let ignore_state = query.word("ignore_state", &[("true", true), ("false", false)])?.unwrap_or(false);
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let job = blocking(move || host.restart(&name, ignore_state)).await?;
     Ok((StatusCode::ACCEPTED, location(&format!("/api/jobs/{}", job.name()))?, Json(job.status())).into_response())
 }
@@ -112,7 +112,7 @@ async fn rescale(
         Err(error) if error.is_data() => return Err(Problem::refused(format!("the change: {error}"))),
         Err(error) => return Err(Problem::bad(format!("the body is no JSON: {error}"))),
     };
-    match shared.host.clone().rescale(change.workers) {
+    match shared.host()?.rescale(change.workers) {
         Ok(receipt) => Ok((StatusCode::ACCEPTED, at(receipt.id)?, Json(receipt)).into_response()),
         Err(error @ RescaleError::Running(id)) => {
             Ok((at(id)?, Problem::new(StatusCode::CONFLICT, error.to_string())).into_response())
@@ -134,7 +134,7 @@ async fn rescale(
 async fn receipt(State(shared): State<Arc<Shared>>, Path(id): Path<String>, query: Query) -> Result<Response, Problem> {
     query.end()?;
     let id = id.parse().map_err(|_| Problem::unknown(RescaleError::Unknown.to_string()))?;
-    let receipt = shared.host.receipt(id).map_err(|error| Problem::unknown(error.to_string()))?;
+    let receipt = shared.host()?.receipt(id).map_err(|error| Problem::unknown(error.to_string()))?;
     Ok(Json(receipt).into_response())
 }
 

@@ -75,7 +75,7 @@ async fn newest(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: 
     ];
     let wanted = query.word("class", &words)?;
     query.end()?;
-    let job = shared.host.job(&name)?;
+    let job = shared.shows.job(&name)?;
     let found = job.read(|results| {
         let topics: Vec<&str> = results.inputs().map(|(topic, _)| topic).collect();
         let place = |position: Position| Place {
@@ -139,7 +139,7 @@ async fn why(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: Que
         (None, None, Some(at), None) => WhyQuestion::At(at.parse().map_err(Problem::bad)?),
         _ => return Err(Problem::bad("name a line with `subject` and `group`, or a record with `at`, one of the two")),
     };
-    let host = shared.host.clone();
+    let host = shared.host()?;
     Ok(Json(blocking_until_gone(move |stop| host.why(&name, &question, stop)).await?).into_response())
 }
 
@@ -212,7 +212,7 @@ async fn dead_letters(
             Some(place.ok_or_else(|| Problem::bad(format!("`after` must be topic/partition/offset, not {text:?}")))?)
         }
     };
-    let (host, limit) = (shared.host.clone(), page.limit);
+    let (host, limit) = (shared.host()?, page.limit);
     let mut letters = blocking(move || host.dead_letters(&name, after, limit + 1)).await?;
     let more = letters.len() > limit;
     letters.truncate(limit);
@@ -239,7 +239,7 @@ async fn dead_letters(
 )]
 async fn redrive(State(shared): State<Arc<Shared>>, Name(name): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let job = blocking(move || host.redrive(&name)).await?;
     located(StatusCode::ACCEPTED, &job)
 }

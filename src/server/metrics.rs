@@ -126,7 +126,7 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     let (history_oldest, history_behind) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
     let recounts = Recounts::default();
     let checkpoints = Checkpoints::default();
-    for job in shared.host.jobs() {
+    for job in shared.shows.jobs() {
         let status = job.status();
         let name = || status.name.clone();
         let a = status.accounting;
@@ -259,7 +259,7 @@ fn log(topics: &[TopicState], registry: &mut Registry) {
 }
 
 fn engine_and_streams(shared: &Shared, registry: &mut Registry) {
-    let cluster = shared.host.cluster();
+    let cluster = shared.shows.cluster();
     let restarts: Counter = Counter::default();
     restarts.inc_by(cluster.engine_restarts);
     registry.register("engine_restarts", "How often the engine was started again", restarts);

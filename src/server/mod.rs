@@ -12,6 +12,7 @@ mod accept;
 pub mod answer;
 mod body;
 pub mod events;
+mod forward;
 mod history;
 pub mod host;
 mod input;
@@ -38,14 +39,13 @@ mod tests;
 pub use accept::raise_open_files;
 
 use crate::config::Config;
-use crate::node::Node;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use events::hub::Hub;
-use host::Host;
+use host::{Asked, Host, Shows};
 use metrics::{Method, Metrics, RequestLabels};
 use problem::{PROBLEM_JSON, Problem};
 use std::sync::Arc;
@@ -103,7 +103,8 @@ const HISTORY_READS_MAX: usize = 4;
 
 /// What handlers share.
 pub struct Shared {
-    host: Arc<dyn Host>,
+    shows: Arc<dyn Shows>,
+    asked: Asked,
     config: ServerConfig,
     hub: Hub,
     inflight: Arc<Semaphore>,
@@ -113,17 +114,31 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(host: Arc<dyn Host>, config: ServerConfig) -> Arc<Self> {
+    pub fn new(asked: Asked, config: ServerConfig) -> Arc<Self> {
+        let shows: Arc<dyn Shows> = match &asked {
+            Asked::Node(node) => node.clone(),
+            Asked::Member(member) => member.clone(),
+        };
         // A body holds at most u32::MAX permits at once; the configuration stays far below.
         let inflight = Arc::new(Semaphore::new(config.inflight_bytes_max.min(Semaphore::MAX_PERMITS)));
         Arc::new(Shared {
-            hub: Hub::new(host.clone()),
-            host,
+            hub: Hub::new(shows.clone()),
+            shows,
+            asked,
             config,
             inflight,
             history_reads: Semaphore::new(HISTORY_READS_MAX),
             metrics: Metrics::default(),
         })
+    }
+
+    /// The node. A process that does not lead has none: what wants it is passed on to the one that does, see
+    /// [`forward`].
+    fn host(&self) -> Result<Arc<dyn Host>, Problem> {
+        match &self.asked {
+            Asked::Node(node) => Ok(node.clone()),
+            Asked::Member(member) => Err(Problem::not_yet(member.without_leader())),
+        }
     }
 }
 
@@ -131,11 +146,11 @@ impl Shared {
 /// when the open requests have ended, at the latest after [`ServerConfig::stop_timeout`].
 pub async fn run(
     listener: TcpListener,
-    node: Arc<Node>,
+    asked: Asked,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let shared = Shared::new(node, config);
+    let shared = Shared::new(asked, config);
     accept::run(listener, router(shared.clone()), shared, shutdown).await;
     Ok(())
 }
@@ -185,7 +200,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
 async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let method = Method::of(request.method());
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let mut response = next.run(request).await;
+    let mut response = match &shared.asked {
+        Asked::Member(member) if !forward::is_answered_here(&request, &route) => {
+            forward::forward(member, request).await
+        }
+        Asked::Node(_) | Asked::Member(_) => next.run(request).await,
+    };
     let status = response.status();
     if (status.is_client_error() || status.is_server_error()) && !is_problem(response.headers()) {
         let allow = response.headers_mut().remove(header::ALLOW);

@@ -146,7 +146,7 @@ async fn create(
 ) -> Result<Response, Problem> {
     query.end()?;
     let text = definition(&shared, &headers, body, &["application/json"]).await?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let view = blocking(move || host.create_poll(&text)).await?;
     // A poll's id needs no escaping in a path.
     let location = HeaderValue::from_str(&format!("/api/polls/{}", view.in_force.poll.id))
@@ -174,9 +174,9 @@ async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Res
     let job = query.text("job")?;
     query.end()?;
     if let Some(job) = &job {
-        shared.host.job(job)?;
+        shared.shows.job(job)?;
     }
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let answer = blocking(move || -> Result<_, Problem> {
         // One more tells whether there are more.
         let views = host.polls(job.as_deref(), page.after.as_deref(), page.limit + 1);
@@ -203,7 +203,7 @@ async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Res
 )]
 async fn show(State(shared): State<Arc<Shared>>, Name(id): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    Ok(Json(PollAnswer::new(&shared.host.poll(&id)?)).into_response())
+    Ok(Json(PollAnswer::new(&shared.host()?.poll(&id)?)).into_response())
 }
 
 /// Changes a poll: what is left out stays, `closes` null means never.
@@ -238,7 +238,7 @@ async fn change(
     query.end()?;
     let media_types = ["application/json", "application/merge-patch+json"];
     let text = definition(&shared, &headers, body, &media_types).await?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let view = blocking(move || host.change_poll(&id, &text)).await?;
     Ok(Json(PollAnswer::new(&view)).into_response())
 }
@@ -259,7 +259,7 @@ async fn change(
 )]
 async fn close(State(shared): State<Arc<Shared>>, Name(id): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let view = blocking(move || host.close_poll(&id)).await?;
     Ok(Json(PollAnswer::new(&view)).into_response())
 }
@@ -280,7 +280,7 @@ async fn close(State(shared): State<Arc<Shared>>, Name(id): Name, query: Query) 
 )]
 async fn delete(State(shared): State<Arc<Shared>>, Name(id): Name, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     blocking(move || host.delete_poll(&id)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -66,7 +66,7 @@ pub async fn append(
     query.end()?;
     let key = key.map(|text| Pointer::parse(&text)).transpose().map_err(|e| Problem::bad(format!("`key`: {e}")))?;
     let idempotency_key = idempotency_key(&headers)?;
-    if shared.host.is_internal(&topic) {
+    if shared.host()?.is_internal(&topic) {
         return Err(ProduceError::UnknownTopic { topic }.into());
     }
     let bounds = Bounds {
@@ -75,7 +75,7 @@ pub async fn append(
         inflight: shared.inflight.clone(),
     };
     let held = body::read(&headers, body, &bounds).await?;
-    let (host, line_max, started) = (shared.host.clone(), shared.config.record_bytes_max, Instant::now());
+    let (host, line_max, started) = (shared.host()?, shared.config.record_bytes_max, Instant::now());
     let appended = blocking(move || -> Result<Appended, Problem> {
         let lines = lines(&held.bytes, line_max)?;
         let keys: Vec<Option<Cow<'_, [u8]>>> = match &key {

@@ -1,8 +1,9 @@
 //! The routes that watch the server itself, and its page.
 
-use crate::node::ClusterStatus;
+use crate::node::{ClusterStatus, is_internal};
 use crate::server::answer::{blocking, typed};
 use crate::server::input::Query;
+use crate::server::host::Asked;
 use crate::server::problem::Problem;
 use crate::server::{Shared, metrics};
 use axum::Json;
@@ -65,7 +66,7 @@ async fn page() -> Response {
 )]
 async fn cluster(State(shared): State<Arc<Shared>>, query: Query) -> Result<Response, Problem> {
     query.end()?;
-    Ok(Json(shared.host.cluster()).into_response())
+    Ok(Json(shared.shows.cluster()).into_response())
 }
 
 /// Metrics for Prometheus.
@@ -78,8 +79,12 @@ async fn cluster(State(shared): State<Arc<Shared>>, query: Query) -> Result<Resp
 )]
 async fn metrics_text(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
     let text = blocking(move || -> Result<String, Problem> {
-        let mut topics = shared.host.log().topics()?;
-        topics.retain(|topic| !shared.host.is_internal(&topic.name));
+        // What topics hold is told by the process that leads.
+        let mut topics = match &shared.asked {
+            Asked::Node(node) => node.log().topics()?,
+            Asked::Member(_) => Vec::new(),
+        };
+        topics.retain(|topic| !is_internal(&topic.name));
         metrics::render(&shared, &topics).map_err(|error| Problem::internal(error.to_string()))
     });
     Ok(typed(metrics::OPENMETRICS, text.await?))
@@ -103,6 +108,6 @@ async fn healthz() -> Response {
     ),
 )]
 async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
-    shared.host.ready().map_err(Problem::not_yet)?;
+    shared.shows.ready().map_err(Problem::not_yet)?;
     Ok(typed("text/plain; charset=utf-8", "ready\n"))
 }

@@ -102,7 +102,7 @@ pub type Look = (String, Option<(Tallies, Vec<String>)>);
 
 /// The newest look, and its tag in the same reading.
 fn now(shared: &Shared, name: &str, filter: &Filter, known: Option<&str>) -> Result<Look, Problem> {
-    let look = shared.host.job(name)?.read(|results| {
+    let look = shared.shows.job(name)?.read(|results| {
         let tag = format!("\"{}\"", results.tag());
         if known.is_some_and(|known| names(known, &tag)) {
             return Ok((tag, None));
@@ -168,7 +168,7 @@ async fn subjects(State(shared): State<Arc<Shared>>, Name(name): Name, mut query
     let page = query.page()?;
     let q = query.text("q")?.unwrap_or_default();
     query.end()?;
-    let found = shared.host.job(&name)?.read(|results| results.subjects(&q)).ok_or_else(|| nothing_yet(&name))?;
+    let found = shared.shows.job(&name)?.read(|results| results.subjects(&q)).ok_or_else(|| nothing_yet(&name))?;
     let (found, next) = page.cut(found, |(subject, ..)| subject);
     let item = |(subject, total, lines, c): (
         String,

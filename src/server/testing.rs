@@ -82,7 +82,7 @@ impl TestHost {
         let resolved = inputs.iter().map(resolved).collect();
         let dataflow = Dataflow::Polls(PollsSpec::default());
         let spec = JobSpec { name: name.into(), dataflow, inputs, sinks: Vec::new(), voids: Voids::default() };
-        self.run(Arc::new(Job::new(JobId(2), spec, resolved, 0, (Graph::default(), 0), 1)))
+        self.run(Arc::new(Job::new(JobId(2), spec, resolved, 0, (Graph::default(), 0), 1, Arc::default())))
     }
 
     fn run(&self, job: Arc<Job>) -> Arc<Job> {
@@ -124,7 +124,7 @@ pub fn job(name: &str) -> Arc<Job> {
         from_ms: None,
         until_ms: None,
     }];
-    Arc::new(Job::new(JobId(1), spec, inputs, 0, (Graph::default(), 0), 1))
+    Arc::new(Job::new(JobId(1), spec, inputs, 0, (Graph::default(), 0), 1, Arc::default()))
 }
 
 /// Writes the updates of a job of whole numbers.
@@ -181,6 +181,24 @@ impl Feed {
     }
 }
 
+impl Shows for TestHost {
+    fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs.lock().unwrap().values().cloned().collect()
+    }
+    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+        self.jobs.lock().unwrap().get(name).cloned().ok_or_else(|| JobError::Unknown(name.to_owned()))
+    }
+    fn cluster(&self) -> ClusterStatus {
+        ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }
+    }
+    fn ready(&self) -> Result<(), String> {
+        match self.jobs().iter().find(|job| job.state() == JobState::Failed) {
+            Some(job) => Err(format!("job {:?} is failed", job.name())),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Host for TestHost {
     fn submit(&self, text: &JobText, _: bool) -> Result<Arc<Job>, SubmitError> {
         match text {
@@ -201,12 +219,6 @@ impl Host for TestHost {
     }
     fn validate(&self, text: &JobText) -> Result<(), SubmitError> {
         self.submit(text, false).map(drop)
-    }
-    fn jobs(&self) -> Vec<Arc<Job>> {
-        self.jobs.lock().unwrap().values().cloned().collect()
-    }
-    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
-        self.jobs.lock().unwrap().get(name).cloned().ok_or_else(|| JobError::Unknown(name.to_owned()))
     }
     fn pause(&self, name: &str) -> Result<Arc<Job>, JobError> {
         let job = self.job(name)?;
@@ -359,15 +371,6 @@ impl Host for TestHost {
     fn history(&self, name: &str) -> Result<Option<HistoryReader>, JobError> {
         self.job(name)?;
         Ok((name != "forgetful").then(|| HistoryReader::new(self.history_path(name), name.to_owned())))
-    }
-    fn cluster(&self) -> ClusterStatus {
-        ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }
-    }
-    fn ready(&self) -> Result<(), String> {
-        match self.jobs().iter().find(|job| job.state() == JobState::Failed) {
-            Some(job) => Err(format!("job {:?} is failed", job.name())),
-            None => Ok(()),
-        }
     }
     fn topic_config(&self) -> TopicConfig {
         TopicConfig::default()

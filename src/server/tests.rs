@@ -44,7 +44,7 @@ impl Server {
     pub fn new() -> Self {
         let host = TestHost::new();
         let config = ServerConfig { body_bytes_max: 10_000, record_bytes_max: 1_000, ..ServerConfig::default() };
-        Server { router: router(Shared::new(host.clone(), config)), host }
+        Server { router: router(Shared::new(Asked::Node(host.clone()), config)), host }
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
@@ -295,7 +295,7 @@ async fn records_in_are_bounded_and_idempotent() {
 async fn too_many_bytes_at_once_are_refused_for_the_moment() {
     let host = TestHost::new();
     let config = ServerConfig { inflight_bytes_max: 5, ..ServerConfig::default() };
-    let server = Server { router: router(Shared::new(host.clone(), config)), host };
+    let server = Server { router: router(Shared::new(Asked::Node(host.clone()), config)), host };
     assert_eq!(server.post("/api/topics/t/records", "123456").await.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(server.post("/api/topics/t/records", "1234").await.status, StatusCode::NOT_FOUND);
 }
@@ -376,7 +376,7 @@ async fn a_reader_is_served_over_a_socket_and_told_when_the_server_stops() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let shared = Shared::new(host, ServerConfig::default());
+    let shared = Shared::new(Asked::Node(host), ServerConfig::default());
     let server = tokio::spawn(accept::run(listener, router(shared.clone()), shared, async move {
         let _ = stopped.await;
     }));

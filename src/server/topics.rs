@@ -112,7 +112,7 @@ impl TopicItem {
 async fn list(State(shared): State<Arc<Shared>>, mut query: Query) -> Result<Response, Problem> {
     let page = query.page()?;
     query.end()?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let look = move || -> Result<_, SourceError> {
         let log = host.log();
         let topics = log.topics()?.into_iter().filter(|topic| !host.is_internal(&topic.name));
@@ -158,10 +158,10 @@ async fn create(
         Err(error) if error.is_data() => return Err(Problem::refused(format!("the topic: {error}"))),
         Err(error) => return Err(Problem::bad(format!("the body is no JSON: {error}"))),
     };
-    if shared.host.is_internal(&new.name) {
+    if shared.host()?.is_internal(&new.name) {
         return Err(Problem::refused(format!("names like {:?} are kept for the server's own topics", new.name)));
     }
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let topic = blocking(move || -> Result<TopicItem, Problem> {
         let (log, config) = (host.log(), host.topic_config());
         log.create_topic(&new.name, new.partitions, config)?;
@@ -225,10 +225,10 @@ async fn read(State(shared): State<Arc<Shared>>, Name(topic): Name, mut query: Q
     let limit = query.number("limit", 1..=1_000)?.unwrap_or(100) as usize;
     query.end()?;
     let partition = PartitionId(partition as u32);
-    if shared.host.is_internal(&topic) {
+    if shared.host()?.is_internal(&topic) {
         return Err(Problem::unknown(format!("there is no topic {topic:?}")));
     }
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let read = move || -> Result<_, SourceError> {
         let log = host.log();
         let state = log.topic(&topic)?.ok_or_else(|| SourceError::UnknownTopic { topic: topic.clone() })?;

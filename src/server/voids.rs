@@ -88,7 +88,7 @@ async fn list(State(shared): State<Arc<Shared>>, Name(name): Name, mut query: Qu
             id.ok_or_else(|| Problem::bad(format!("`after` must be the id of a void, not {text:?}")))?
         }
     };
-    let mut voids: Vec<VoidView> = shared.host.voids(&name)?.into_iter().filter(|void| void.id > after).collect();
+    let mut voids: Vec<VoidView> = shared.host()?.voids(&name)?.into_iter().filter(|void| void.id > after).collect();
     let more = voids.len() > page.limit;
     voids.truncate(page.limit);
     let next = voids.last().filter(|_| more).map(|void| void.id.to_string());
@@ -131,7 +131,7 @@ async fn make(
         Err(error) => return Err(Problem::bad(format!("the body is no JSON: {error}"))),
     };
     let (what, reason) = void.what()?;
-    let (host, job) = (shared.host.clone(), name.clone());
+    let (host, job) = (shared.host()?, name.clone());
     let void = blocking(move || host.void(&job, what, &reason)).await?;
     Ok((StatusCode::CREATED, location(&format!("/api/jobs/{name}/voids/{}", void.id))?, Json(void)).into_response())
 }
@@ -153,7 +153,7 @@ async fn show(
 ) -> Result<Response, Problem> {
     query.end()?;
     let id = void_id(&name, &id)?;
-    let void = shared.host.voids(&name)?.into_iter().find(|void| void.id == id);
+    let void = shared.host()?.voids(&name)?.into_iter().find(|void| void.id == id);
     void.map(|void| Json(void).into_response()).ok_or_else(|| no_such(&name, &id.to_string()))
 }
 
@@ -178,7 +178,7 @@ async fn take_back(
 ) -> Result<Response, Problem> {
     query.end()?;
     let id = void_id(&name, &id)?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let job = blocking(move || host.unvoid(&name, id)).await?;
     Ok((StatusCode::ACCEPTED, location(&format!("/api/jobs/{}", job.name()))?, Json(job.status())).into_response())
 }

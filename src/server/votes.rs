@@ -113,7 +113,7 @@ pub async fn vote(
     let idempotency_key = idempotency_key(&headers)?;
     let bounds = Bounds { bytes_max: VOTE_BYTES_MAX, line_bytes_max: None, inflight: shared.inflight.clone() };
     let held = body::json(&headers, body, &bounds, "a vote", &["application/json"]).await?;
-    let host = shared.host.clone();
+    let host = shared.host()?;
     let answer = blocking(move || -> Result<VoteAnswer, Problem> {
         let vote: NewVote<'_> = match serde_json::from_slice(&held.bytes) {
             Ok(vote) => vote,

@@ -71,7 +71,12 @@ impl Job {
                 self.changed.notify_all();
                 return Applied::Beside { plan: beside.plan.clone(), near };
             }
+            // What has caught up is another state, not the one before and a change.
+            let change = inner.catching_up.is_none().then(|| self.feeds.copy(&update));
             let (told, again) = inner.apply(update);
+            if told {
+                self.feeds.change(self.id, change);
+            }
             let applied = Applied::Shown(inner.plan.clone(), again);
             if !told {
                 return applied;
@@ -172,6 +177,7 @@ impl Job {
             inner.error = None;
             inner.form += 1;
             inner.sinks.clear();
+            self.feeds.renew(self.id);
             std::mem::replace(&mut inner.plan, plan)
         };
         self.tell();
@@ -202,6 +208,7 @@ impl Job {
             inner.form += 1;
             inner.sinks.clear();
             inner.beside_error = None;
+            self.feeds.renew(self.id);
         }
         self.tell();
     }

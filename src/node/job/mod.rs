@@ -1,7 +1,9 @@
 //! A job as the node keeps it: its state, its results, and who waits for news of them.
 
 mod beside;
+mod feed;
 mod kept;
+mod mirrored;
 mod recounted;
 mod status;
 
@@ -9,7 +11,9 @@ mod status;
 mod tests;
 
 pub use beside::{Applied, Failed, Place};
+pub use feed::{Feed, Feeds, Portion};
 pub use kept::{CheckpointStatus, NotWritten};
+pub use mirrored::JobHead;
 pub use recounted::{RecountOutcome, RecountProgress};
 pub use status::{HistoryStatus, JobStatus, SinkStatus};
 
@@ -73,6 +77,8 @@ pub struct Job {
     inner: Mutex<Inner>,
     news: watch::Sender<u64>,
     changed: Condvar,
+    /// Who mirrors it.
+    feeds: Arc<Feeds>,
 }
 
 /// What a job computes, and from what. Another takes its place when the job is replaced.
@@ -123,6 +129,8 @@ struct Inner {
     recount: Option<RecountProgress>,
     /// Of the form that has this number.
     recounted: Option<(u64, RecountOutcome)>,
+    /// In a process that mirrors it: its status as the leader has told it.
+    told: Option<Box<JobStatus>>,
 }
 
 impl Job {
@@ -134,6 +142,7 @@ impl Job {
         submitted_ms: i64,
         (graph, form): (Graph, u64),
         workers: usize,
+        feeds: Arc<Feeds>,
     ) -> Self {
         let results = JobResults::new(Shape::of(&spec, &inputs));
         let (name, voids) = (spec.name.clone(), spec.voids.clone());
@@ -161,9 +170,10 @@ impl Job {
             kept: kept::Kept::default(),
             recount: None,
             recounted: None,
+            told: None,
         };
         let (news, _) = watch::channel(0);
-        Job { id, name, submitted_ms, inner: Mutex::new(inner), news, changed: Condvar::new() }
+        Job { id, name, submitted_ms, inner: Mutex::new(inner), news, changed: Condvar::new(), feeds }
     }
 
     pub fn name(&self) -> &str {
@@ -223,7 +233,9 @@ impl Job {
 
     /// Puts back what a cancelled job last showed.
     pub fn restore(&self, update: EpochUpdate) {
-        self.lock().results.apply(update);
+        let mut inner = self.lock();
+        inner.results.apply(update);
+        self.feeds.renew(self.id);
     }
 
     /// The engine begins anew: nothing is shown until `at_least`, and what was shown before, is
@@ -243,6 +255,7 @@ impl Job {
             inner.error = None;
             inner.beside_error = None;
             inner.catch_up(at_least);
+            self.feeds.renew(self.id);
         }
         self.tell();
     }
@@ -408,6 +421,7 @@ impl Job {
     fn tell(&self) {
         self.news.send_modify(|n| *n += 1);
         self.changed.notify_all();
+        self.feeds.touch(self.id);
     }
 }
 

@@ -107,15 +107,20 @@ impl Job {
                 });
             }
         }
+        let (epoch, accounting) = (inner.results.epoch(), *inner.results.accounting());
+        if let Some(told) = &inner.told {
+            let (state, error) = (inner.state, inner.error.clone());
+            return JobStatus { epoch, accounting, inputs, state, error, ..JobStatus::clone(told) };
+        }
         JobStatus {
             name: self.name.clone(),
             dataflow: inner.plan.spec.dataflow.name().to_owned(),
             replacing: inner.replacing(),
             state: inner.state,
             workers: inner.workers,
-            epoch: inner.results.epoch(),
+            epoch,
             inputs,
-            accounting: *inner.results.accounting(),
+            accounting,
             sinks: inner.sinks.clone(),
             checkpoint: inner.kept.status(),
             history: inner.history.clone(),

@@ -19,7 +19,7 @@ fn job() -> Job {
         from_ms: None,
         until_ms: None,
     };
-    Job::new(JobId(1), spec, vec![input], 0, (Graph::default(), 0), 1)
+    Job::new(JobId(1), spec, vec![input], 0, (Graph::default(), 0), 1, std::sync::Arc::default())
 }
 
 fn read_to(job: &Job, epoch: u64, next: u64) {

@@ -3,7 +3,7 @@
 use crate::node::job::Job;
 use crate::server::events::channel::{Channel, ChannelKey};
 use crate::server::events::reader::Counts;
-use crate::server::host::Host;
+use crate::server::host::Shows;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,14 +18,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// All channels that have readers.
 pub struct Hub {
-    host: Arc<dyn Host>,
+    host: Arc<dyn Shows>,
     channels: Mutex<HashMap<ChannelKey, Weak<Channel>>>,
     stopping: AtomicBool,
     pub counts: Arc<Counts>,
 }
 
 impl Hub {
-    pub fn new(host: Arc<dyn Host>) -> Self {
+    pub fn new(host: Arc<dyn Shows>) -> Self {
         Hub { host, channels: Mutex::default(), stopping: AtomicBool::new(false), counts: Arc::default() }
     }
 
@@ -64,7 +64,7 @@ impl Hub {
 }
 
 /// The first change goes out at once, then at most one in `every`.
-async fn pace(channel: Weak<Channel>, host: Arc<dyn Host>, every: Duration) {
+async fn pace(channel: Weak<Channel>, host: Arc<dyn Shows>, every: Duration) {
     let Some((mut job, name)) = channel.upgrade().map(|c| (c.job(), c.key.job.clone())) else { return };
     let mut news = job.news();
     let mut told = Instant::now();

@@ -119,7 +119,7 @@ fn open(
 ) -> Result<Response, Problem> {
     let mut found = Vec::with_capacity(jobs.len());
     for (name, seen) in &jobs {
-        let job = shared.host.job(name)?;
+        let job = shared.shows.job(name)?;
         // Whoever needs a snapshot hears of what stands against it while there is still a status to say
         // it with.
         job.read(|results| match seen {

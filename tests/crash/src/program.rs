@@ -16,8 +16,18 @@ const END_MAX: Duration = Duration::from_secs(30);
 pub fn build() -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--locked", "--package", "tallyflow", "--features", "failpoints", "--message-format", "json"])
+    let mut build = Command::new(cargo);
+    // What cargo tells those that it runs itself would have the build scripts of crates run again, and all that
+    // hangs on them be built again.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            build.env_remove(&*name);
+        }
+    }
+    let built = build
+        .args(["build", "--locked", "--workspace", "--bin", "tallyflow", "--features", "failpoints"])
+        .args(["--message-format", "json"])
         .current_dir(&root)
         .stderr(Stdio::inherit())
         .output()

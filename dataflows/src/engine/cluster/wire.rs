@@ -180,8 +180,10 @@ pub trait Station: Send + Sync {
 pub struct PeerState {
     pub process: usize,
     pub address: String,
-    /// For how long nothing was heard of it, or of the slowest of its workers.
+    /// For how long nothing was heard of it.
     pub silence: Duration,
+    /// For how long the slowest of its workers has not come round, by its own word.
+    pub workers_silence: Duration,
     /// Why it is lost, if it is.
     pub lost: Option<String>,
 }
@@ -323,9 +325,10 @@ impl Wire {
     pub fn peers(&self) -> Vec<PeerState> {
         let state = |(process, link): (usize, &Link)| {
             let heard = Duration::from_millis(link.heard.load(Ordering::Acquire));
-            let of_workers = Duration::from_millis(link.silence_ms.load(Ordering::Acquire));
-            let silence = self.started.elapsed().saturating_sub(heard) + of_workers;
-            PeerState { process, address: link.address.clone(), silence, lost: lock(&link.lost).clone() }
+            let workers_silence = Duration::from_millis(link.silence_ms.load(Ordering::Acquire));
+            let silence = self.started.elapsed().saturating_sub(heard);
+            let (address, lost) = (link.address.clone(), lock(&link.lost).clone());
+            PeerState { process, address, silence, workers_silence, lost }
         };
         self.links().map(state).collect()
     }
