@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use tracing_subscriber::Layer;
@@ -33,6 +33,9 @@ const HTTP_STOP_MAX: Duration = Duration::from_secs(4);
 
 /// How long the node may take to flush its sinks and end its engine.
 const NODE_STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Connections of other processes that wait to be taken; more are let go.
+const FORWARDED_MAX: usize = 256;
 
 /// Runs the server until a signal.
 pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
@@ -129,18 +132,21 @@ pub struct Server {
 
 impl Server {
     /// Binds, opens the node, serves.
-    pub async fn start(mut config: Config) -> anyhow::Result<Server> {
+    pub async fn start(config: Config) -> anyhow::Result<Server> {
         let listener = bind(config.listen).await?;
         let addr = listener.local_addr().context("the address that was bound can't be read")?;
         // From here on a signal is waited for, not died of: the node may hold a lock and a child.
         let signals = Signals::new()?;
         check_data_dir(&config.data_dir)?;
         let server_config = crate::server::ServerConfig::from(&config);
-        // The port that was free: other processes are told it.
-        config.listen = addr;
         let part = tokio::task::spawn_blocking(move || Part::open(&config)).await??;
         let (stop, stopped) = watch::channel(false);
-        let http = tokio::spawn(crate::server::run(listener, part.asked(), server_config, stopping(stopped)));
+        let (forward, forwarded) = mpsc::channel(FORWARDED_MAX);
+        if let Part::Node(node) = &part {
+            node.serve_forwarded(forward);
+        }
+        let taken = (listener, forwarded);
+        let http = tokio::spawn(crate::server::run(taken, part.asked(), server_config, stopping(stopped)));
         Ok(Server { addr, part, http, stop, signals })
     }
 

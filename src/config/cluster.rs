@@ -50,7 +50,8 @@ impl Host {
         let (name, port) = text.rsplit_once(':')?;
         let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         let name = bracketed.unwrap_or(name);
-        let is_name = !name.is_empty() && !name.contains(char::is_whitespace) && name.contains(':') == bracketed.is_some();
+        let is_name =
+            !name.is_empty() && !name.contains(char::is_whitespace) && name.contains(':') == bracketed.is_some();
         let port = port.parse().ok().filter(|port| *port > 0)?;
         is_name.then(|| Host { name: name.to_owned(), port })
     }

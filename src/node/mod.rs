@@ -50,6 +50,7 @@ use rescale::Receipts;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -66,7 +67,7 @@ use tallyflow_dataflows::results::Group;
 use tallyflow_dataflows::source::{ProduceError, SourceError};
 use tallyflow_dataflows::spec::Fault;
 use tallyflow_dataflows::update::JobId;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use utoipa::ToSchema;
 
 /// A job file as it came.
@@ -309,7 +310,7 @@ impl Node {
             Some(cluster) => {
                 let configuration = cluster::configuration(config, control.topic());
                 let us = Us { cluster: cluster.clone(), configuration, hash_key: control.hash_key };
-                let (members, listener) = Members::open(us, config.listen.port(), feeds.clone())?;
+                let (members, listener) = Members::open(us, feeds.clone())?;
                 (Some(members), Some(listener))
             }
         };
@@ -371,6 +372,13 @@ impl Node {
         Ok(node)
     }
 
+    /// Has what other processes pass on served by whoever takes these connections.
+    pub fn serve_forwarded(&self, by: mpsc::Sender<TcpStream>) {
+        if let Some(members) = &self.members {
+            members.serve_forwarded(by);
+        }
+    }
+
     /// The log; the node is its only writer.
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
@@ -425,6 +433,9 @@ impl Node {
     pub fn ready(&self) -> Result<(), String> {
         if let Some(why) = self.generation.is_fenced() {
             return Err(why);
+        }
+        if let Some(missing) = self.members.as_ref().and_then(|members| members.awaited()) {
+            return Err(format!("{missing} is not there, and nothing is computed without"));
         }
         if !self.running().as_ref().is_some_and(|running| running.ready) {
             return Err("the engine is being started".to_owned());

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
@@ -23,7 +23,12 @@ const BUFFER_BYTES: usize = 8 << 10;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Accepts until `shutdown` is done, then ends what is open.
-pub async fn run(listener: TcpListener, router: Router, shared: Arc<Shared>, shutdown: impl Future<Output = ()>) {
+pub async fn run(
+    (listener, mut forwarded): (TcpListener, mpsc::Receiver<std::net::TcpStream>),
+    router: Router,
+    shared: Arc<Shared>,
+    shutdown: impl Future<Output = ()>,
+) {
     raise_open_files();
     let permits = Arc::new(Semaphore::new(shared.config.connections_max));
     let (stop, stopping) = watch::channel(());
@@ -39,6 +44,15 @@ pub async fn run(listener: TcpListener, router: Router, shared: Arc<Shared>, shu
             () = &mut shutdown => break,
             // Ended connections are cleared away as they end.
             Some(_) = connections.join_next() => {}
+            Some(stream) = forwarded.recv() => {
+                // Other processes have as many as they let in.
+                match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    Ok(socket) => {
+                        connections.spawn(serve(socket, router.clone(), shared.clone(), stopping.clone()));
+                    }
+                    Err(error) => tracing::warn!(%error, "a connection of another process could not be taken"),
+                }
+            }
             (permit, accepted) = accepted => match accepted {
                 Ok((socket, _)) => {
                     let connection = serve(socket, router.clone(), shared.clone(), stopping.clone());

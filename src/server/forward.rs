@@ -2,22 +2,16 @@
 //! alone, as the past, the polls and the dead letters.
 
 use crate::node::Member;
+use crate::server::answer::blocking;
 use crate::server::problem::Problem;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use std::sync::LazyLock;
-use std::time::Duration;
-
-/// How long the leader may take to take a connection.
-const CONNECT: Duration = Duration::from_secs(1);
-
-static CLIENT: LazyLock<reqwest::Result<reqwest::Client>> = LazyLock::new(|| {
-    // Within the cluster, whatever the environment says of proxies; a redirect is for the client.
-    let client = reqwest::Client::builder().connect_timeout(CONNECT).no_proxy();
-    client.redirect(reqwest::redirect::Policy::none()).build()
-});
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
+use tokio::net::TcpStream;
 
 /// Of the connection, not of what goes over it (RFC 9110, section 7.6.1); and the host, which is another.
 const NOT_PASSED: [HeaderName; 9] = [
@@ -49,34 +43,40 @@ pub fn is_answered_here(request: &Request, route: &str) -> bool {
 }
 
 /// Asks the leader, and answers what it answers.
-pub async fn forward(member: &Member, request: Request) -> Response {
+pub async fn forward(member: &Arc<Member>, request: Request) -> Response {
     match ask(member, request).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
 }
 
-async fn ask(member: &Member, request: Request) -> Result<Response, Problem> {
-    let away = || Problem::not_yet(member.without_leader());
-    let url = member.leader().ok_or_else(away)?;
-    let client = CLIENT.as_ref().map_err(|error| Problem::internal(format!("a client can't be made: {error}")))?;
-    let (parts, body) = request.into_parts();
+async fn ask(member: &Arc<Member>, request: Request) -> Result<Response, Problem> {
+    let theirs = member.clone();
+    let connected = blocking(move || {
+        theirs.forward().map_err(|error| {
+            tracing::debug!("process 0 is not asked: {error:#}");
+            Problem::not_yet(theirs.without_leader())
+        })
+    });
+    let stream = connected.await?;
+    let broken = |error: &dyn std::fmt::Display| {
+        let detail = format!("process 0 has not answered: {error}; it may have been done all the same");
+        Problem::new(StatusCode::BAD_GATEWAY, detail)
+    };
+    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+    let stream = TokioIo::new(stream.map_err(|error| broken(&error))?);
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| broken(&error))?;
+    // It ends with what is asked over it.
+    tokio::spawn(connection);
+    let (mut parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let asked = client
-        .request(parts.method, format!("{url}{path}"))
-        .headers(passed(&parts.headers))
-        .body(reqwest::Body::wrap_stream(body.into_data_stream()))
-        .send();
-    let answered = asked.await.map_err(|error| match error.is_connect() {
-        true => away(),
-        // It may have been done.
-        false => Problem::new(StatusCode::BAD_GATEWAY, format!("process 0 has not answered: {error}; ask what became of it")),
-    })?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = answered.status();
-    *response.headers_mut() = passed(answered.headers());
-    *response.body_mut() = Body::from_stream(answered.bytes_stream());
-    Ok(response)
+    parts.uri = path.parse().unwrap_or(Uri::from_static("/"));
+    parts.headers = passed(&parts.headers);
+    parts.headers.insert(header::HOST, HeaderValue::from_static("tallyflow"));
+    let asked = sender.send_request(axum::http::Request::from_parts(parts, body));
+    let (mut parts, body) = asked.await.map_err(|error| broken(&error))?.into_parts();
+    parts.headers = passed(&parts.headers);
+    Ok(Response::from_parts(parts, Body::new(body)))
 }
 
 fn passed(headers: &HeaderMap) -> HeaderMap {

@@ -4,8 +4,8 @@
 use crate::node::job::{CheckpointStatus, Job};
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
-    CancelMode, ClusterStatus, JobError, JobText, Member, Node, Receipt, RecountError, Recounted, RescaleError, SubmitError,
-    Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion, is_internal,
+    CancelMode, ClusterStatus, JobError, JobText, Member, Node, Receipt, RecountError, Recounted, RescaleError,
+    SubmitError, Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion, is_internal,
 };
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

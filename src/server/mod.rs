@@ -51,7 +51,7 @@ use problem::{PROBLEM_JSON, Problem};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
@@ -142,16 +142,16 @@ impl Shared {
     }
 }
 
-/// Serves until `shutdown` is done, then ends every event stream with a `status` event and returns
+/// Serves whoever connects, and the connections of other processes, until `shutdown` is done, then ends every event stream with a `status` event and returns
 /// when the open requests have ended, at the latest after [`ServerConfig::stop_timeout`].
 pub async fn run(
-    listener: TcpListener,
+    (listener, forwarded): (TcpListener, mpsc::Receiver<std::net::TcpStream>),
     asked: Asked,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let shared = Shared::new(asked, config);
-    accept::run(listener, router(shared.clone()), shared, shutdown).await;
+    accept::run((listener, forwarded), router(shared.clone()), shared, shutdown).await;
     Ok(())
 }
 

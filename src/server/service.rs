@@ -2,8 +2,8 @@
 
 use crate::node::{ClusterStatus, is_internal};
 use crate::server::answer::{blocking, typed};
-use crate::server::input::Query;
 use crate::server::host::Asked;
+use crate::server::input::Query;
 use crate::server::problem::Problem;
 use crate::server::{Shared, metrics};
 use axum::Json;

@@ -94,6 +94,8 @@ impl Subject {
 #[derive(Clone, Debug)]
 struct Recent {
     epoch: Epoch,
+    /// The epoch that it has changed; there is none between them that is known here.
+    before: Epoch,
     /// Each line with its first aggregate before the epoch.
     lines: Vec<(u32, Option<Decimal>)>,
     totals: Vec<u32>,
@@ -173,6 +175,7 @@ impl JobResults {
         }
         let mut recent = Recent {
             epoch: update.epoch,
+            before,
             lines: Vec::with_capacity(update.lines.len()),
             totals: Vec::new(),
             claims: Vec::with_capacity(update.claims.len()),
@@ -411,7 +414,10 @@ impl JobResults {
 
     /// Whether what changed since that epoch can still be told.
     pub fn knows(&self, since: Epoch) -> bool {
-        (self.known_since..=self.epoch).contains(&since)
+        // One that others have shown and this one has not, as where it was told of several at once, is not known.
+        let next = self.recent.partition_point(|recent| recent.epoch <= since);
+        let is_between = self.recent.get(next).is_some_and(|recent| recent.before < since);
+        (self.known_since..=self.epoch).contains(&since) && !is_between
     }
 
     /// Whether a snapshot of what the filter selects can be answered at once.

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!   leader: Greeting{version, nonce}  -->
-//!                                     <-- member: Hello{version, process, configuration, proof, nonce}
-//!           Welcome{proof, http} or Refused{why, is_final} -->
+//!                                     <-- member: Hello{version, process, purpose, configuration, proof, nonce}
+//!           Welcome{proof} or Refused{why, is_final} -->
 //! ```
-//! Each is a length (u32, little endian) and JSON.
+//! Each is a length (u32, little endian) and JSON. What follows is of the purpose.
 
 use crate::config::Cluster;
 use anyhow::{Context, bail, ensure};
@@ -37,10 +37,20 @@ struct Greeting {
     nonce: [u8; 16],
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To follow the leader: the one connection of a member.
+    Follow,
+    /// To pass on what a client asks: HTTP.
+    Forward,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Hello {
     version: String,
     process: usize,
+    purpose: Purpose,
     configuration: String,
     proof: String,
     nonce: [u8; 16],
@@ -50,8 +60,6 @@ struct Hello {
 enum Answer {
     Welcome {
         proof: String,
-        /// Where the leader serves HTTP, on its own host.
-        http: u16,
     },
     Refused {
         why: String,
@@ -70,20 +78,19 @@ struct AnyHello {
 
 /// What a call at the leader came to.
 pub enum Called {
-    /// The port of its HTTP server.
-    Welcome(u16),
+    Welcome,
     /// For good: a person has to do something.
     Refused(String),
 }
 
 impl Us {
-    /// The leader's half: who it is that calls. `is_there` says why a process can't be taken just now.
+    /// The leader's half: who it is that calls, and for what. `is_there` says why a member can't be taken just
+    /// now.
     pub fn answer(
         &self,
         stream: &mut TcpStream,
-        http: u16,
         is_there: impl FnOnce(usize) -> Option<String>,
-    ) -> anyhow::Result<usize> {
+    ) -> anyhow::Result<(usize, Purpose)> {
         let nonce = random()?;
         say(stream, &Greeting { version: VERSION.to_owned(), nonce })?;
         let bytes = hear(stream)?;
@@ -93,18 +100,16 @@ impl Us {
             Err(_) => format!("process {}", any.process),
         };
         let own = format!("process 0 ({})", self.cluster.own());
-        let mut refuse = |why: String, is_final: bool| -> anyhow::Result<usize> {
+        let mut refuse = |why: String, is_final: bool| -> anyhow::Result<(usize, Purpose)> {
             say(stream, &Answer::Refused { why: why.clone(), is_final })?;
             bail!(why)
         };
         if any.version != VERSION {
-            let why = format!(
-                "{from} runs version {}, {own} runs {VERSION}; run the same program everywhere",
-                any.version
-            );
+            let why =
+                format!("{from} runs version {}, {own} runs {VERSION}; run the same program everywhere", any.version);
             return refuse(why, true);
         }
-        let Hello { process, configuration, proof, nonce: theirs, .. } =
+        let Hello { process, purpose, configuration, proof, nonce: theirs, .. } =
             serde_json::from_slice(&bytes).context("its hello can't be read")?;
         if configuration != self.configuration {
             let why = format!(
@@ -122,15 +127,15 @@ impl Us {
         if process == 0 || process >= self.cluster.processes() {
             return refuse(format!("{from} has a number that no member has; give each its own --process"), true);
         }
-        if let Some(why) = is_there(process) {
+        if let Some(why) = (purpose == Purpose::Follow).then(|| is_there(process)).flatten() {
             return refuse(why, false);
         }
-        say(stream, &Answer::Welcome { proof: self.proof(&theirs, 0), http })?;
-        Ok(process)
+        say(stream, &Answer::Welcome { proof: self.proof(&theirs, 0) })?;
+        Ok((process, purpose))
     }
 
     /// The member's half. An error is worth another try.
-    pub fn call(&self, stream: &mut TcpStream) -> anyhow::Result<Called> {
+    pub fn call(&self, stream: &mut TcpStream, purpose: Purpose) -> anyhow::Result<Called> {
         let greeting = hear(stream)?;
         let any: AnyHello = serde_json::from_slice(&greeting).context("it is no process of tallyflow")?;
         let Ok(Greeting { nonce: theirs, .. }) = serde_json::from_slice(&greeting) else {
@@ -142,11 +147,11 @@ impl Us {
         let (process, nonce) = (self.cluster.process, random()?);
         let proof = self.proof(&theirs, process);
         let (version, configuration) = (VERSION.to_owned(), self.configuration.clone());
-        say(stream, &Hello { version, process, configuration, proof, nonce })?;
+        say(stream, &Hello { version, process, purpose, configuration, proof, nonce })?;
         match serde_json::from_slice(&hear(stream)?).context("its answer can't be read")? {
-            Answer::Welcome { proof, http } => {
+            Answer::Welcome { proof } => {
                 ensure!(proof == self.proof(&nonce, 0), "it does not know what lies in Kafka");
-                Ok(Called::Welcome(http))
+                Ok(Called::Welcome)
             }
             Answer::Refused { why, is_final: true } => Ok(Called::Refused(why)),
             Answer::Refused { why, is_final: false } => bail!(why),

@@ -1,6 +1,6 @@
 //! The leader's side of a cluster: which members are there, what their engines do, and what they are told.
 
-use super::hello::{random, read};
+use super::hello::{Purpose, random, read};
 use super::{BEAT, News, SILENCE_MAX, ToLeader, ToMember, Us};
 use crate::node::engine_process::bind_for;
 use crate::node::job::{Feed, Feeds, Job, JobState, JobStatus, Portion};
@@ -12,10 +12,11 @@ use std::io::{BufReader, BufWriter, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tallyflow_dataflows::accounting::Accounting;
 use tallyflow_dataflows::update::JobId;
+use tokio::sync::mpsc;
 
 /// How often it is said who is missing.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -27,8 +28,8 @@ const CALLERS_MAX: usize = 64;
 /// The members of a cluster as the leader sees them.
 pub struct Members {
     us: Us,
-    /// Where the leader's HTTP server listens.
-    http: u16,
+    /// Takes the connections over which members pass on what their clients ask.
+    forwarded: OnceLock<mpsc::Sender<TcpStream>>,
     feeds: Arc<Feeds>,
     state: Mutex<State>,
     changed: Condvar,
@@ -55,7 +56,7 @@ struct Slot {
 
 impl Members {
     /// Listens for the members. The error says in one sentence what is in the way.
-    pub fn open(us: Us, http: u16, feeds: Arc<Feeds>) -> anyhow::Result<(Arc<Members>, TcpListener)> {
+    pub fn open(us: Us, feeds: Arc<Feeds>) -> anyhow::Result<(Arc<Members>, TcpListener)> {
         let own = us.cluster.own().clone();
         let at = SocketAddr::new(bind_for(&own.name)?.ip(), own.port);
         let listener = TcpListener::bind(at).with_context(|| {
@@ -66,13 +67,18 @@ impl Members {
         let state = State { slots, run: 0, waits: vec![None; processes] };
         let members = Members {
             us,
-            http,
+            forwarded: OnceLock::new(),
             feeds,
             state: Mutex::new(state),
             changed: Condvar::new(),
             callers: AtomicUsize::new(0),
         };
         Ok((Arc::new(members), listener))
+    }
+
+    /// Has what members pass on served by whoever takes these connections.
+    pub fn serve_forwarded(&self, by: mpsc::Sender<TcpStream>) {
+        self.forwarded.set(by).ok();
     }
 
     /// Waits until all members are there, or `is_over`.
@@ -90,6 +96,12 @@ impl Members {
             }
             (state, _) = self.changed.wait_timeout(state, BEAT).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Those that are not there, in words; `None`: all are.
+    pub fn awaited(&self) -> Option<String> {
+        let missing = self.missing(&lock(&self.state));
+        (!missing.is_empty()).then_some(missing)
     }
 
     /// Those that are not there, in words.
@@ -188,10 +200,15 @@ impl Members {
             let is_there = lock(&self.state).slots[process].is_some();
             is_there.then(|| format!("a process {process} is there already; give each its own --process"))
         };
-        let greeted = ready.map_err(Into::into).and_then(|()| self.us.answer(&mut stream, self.http, is_there));
+        let greeted = ready.map_err(Into::into).and_then(|()| self.us.answer(&mut stream, is_there));
         self.callers.fetch_sub(1, Ordering::AcqRel);
         let process = match greeted {
-            Ok(process) => process,
+            Ok((process, Purpose::Follow)) => process,
+            Ok((_, Purpose::Forward)) => {
+                // Where there are too many, or nobody takes them yet, it is let go, and the client asks again.
+                self.forwarded.get().and_then(|forwarded| forwarded.try_send(stream).ok());
+                return;
+            }
             Err(error) => {
                 tracing::warn!("a process that called is not let in: {error:#}");
                 return;
@@ -219,7 +236,13 @@ impl Members {
     }
 
     /// Serves a member until it is lost, which the error tells. `Ok`: another one has come first.
-    fn serve(self: &Arc<Self>, number: u64, process: usize, stream: TcpStream, node: &Weak<Node>) -> anyhow::Result<()> {
+    fn serve(
+        self: &Arc<Self>,
+        number: u64,
+        process: usize,
+        stream: TcpStream,
+        node: &Weak<Node>,
+    ) -> anyhow::Result<()> {
         let (orders, ordered) = channel();
         let feed = Arc::new(Feed::default());
         let (from, to) = (stream.try_clone()?, stream.try_clone()?);

@@ -1,6 +1,6 @@
 //! A process that does not lead: it runs its engine when it is told to, and shows the jobs as the leader does.
 
-use super::hello::{Called, read};
+use super::hello::{Called, Purpose, read};
 use super::{BEAT, News, SILENCE_MAX, ToLeader, ToMember, Us};
 use crate::config::Config;
 use crate::node::job::{Job, JobStatus};
@@ -37,18 +37,12 @@ pub struct Member {
     /// The engine, and the run that it is of.
     engine: Mutex<Option<(u64, Arc<Link>)>>,
     news: Mutex<Option<News>>,
-    leader: Mutex<Option<Leader>>,
+    /// The connection with the leader, while it is there.
+    leader: Mutex<Option<TcpStream>>,
     /// Why it was refused for good.
     refused: watch::Sender<Option<String>>,
     stopping: AtomicBool,
     _lock: File,
-}
-
-/// The leader, while it is there.
-struct Leader {
-    /// Of its HTTP server.
-    url: String,
-    stream: TcpStream,
 }
 
 #[derive(Default)]
@@ -112,7 +106,7 @@ impl Member {
     /// The cluster as the leader last told of it.
     pub fn cluster(&self) -> ClusterStatus {
         let told = lock(&self.news).as_ref().map(|news| news.cluster.clone());
-        let is_there = self.leader().is_some();
+        let is_there = self.has_leader();
         let mut status = told.unwrap_or_else(|| ClusterStatus {
             workers: self.config.workers,
             engine_pid: None,
@@ -131,7 +125,7 @@ impl Member {
 
     /// As the leader last said of itself, where it is there.
     pub fn ready(&self) -> Result<(), String> {
-        if self.leader().is_none() {
+        if !self.has_leader() {
             return Err(self.without_leader());
         }
         match lock(&self.news).as_ref() {
@@ -140,14 +134,36 @@ impl Member {
         }
     }
 
-    /// Where the leader's HTTP server is, while it is there.
-    pub fn leader(&self) -> Option<String> {
-        lock(&self.leader).as_ref().map(|leader| leader.url.clone())
+    fn has_leader(&self) -> bool {
+        lock(&self.leader).is_some()
+    }
+
+    /// Opens a connection over which the leader answers HTTP. Blocks.
+    pub fn forward(&self) -> anyhow::Result<TcpStream> {
+        ensure!(self.has_leader(), "it is not there");
+        let mut stream = self.connect()?;
+        match self.us.call(&mut stream, Purpose::Forward)? {
+            Called::Welcome => Ok(stream),
+            Called::Refused(why) => bail!(why),
+        }
+    }
+
+    fn connect(&self) -> anyhow::Result<TcpStream> {
+        let mut addresses = self.us.cluster.hosts[0].to_string().to_socket_addrs()?;
+        let address = addresses.next().context("its name has no address")?;
+        let stream = TcpStream::connect_timeout(&address, SILENCE_MAX)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(SILENCE_MAX))?;
+        stream.set_write_timeout(Some(SILENCE_MAX))?;
+        Ok(stream)
     }
 
     /// What to say where the leader would have to be asked.
     pub fn without_leader(&self) -> String {
-        format!("process 0 ({}) can't be reached; what was last shown stays readable", self.us.cluster.hosts[0])
+        format!(
+            "process 0 ({}) can't be reached: what was last shown stays readable; try again in a moment",
+            self.us.cluster.hosts[0]
+        )
     }
 
     /// Resolves once the leader has refused this process for good.
@@ -165,7 +181,7 @@ impl Member {
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::Release);
         if let Some(leader) = &*lock(&self.leader) {
-            leader.stream.shutdown(Shutdown::Both).ok();
+            leader.shutdown(Shutdown::Both).ok();
         }
         self.end_engine();
     }
@@ -203,20 +219,14 @@ impl Member {
     /// Follows the leader until it is lost, which the error tells. `Ok`: it has refused us for good.
     fn follow(self: &Arc<Self>, pause: &mut Duration) -> anyhow::Result<String> {
         let host = &self.us.cluster.hosts[0];
-        let mut addresses = host.to_string().to_socket_addrs()?;
-        let address = addresses.next().context("its name has no address")?;
-        let mut stream = TcpStream::connect_timeout(&address, SILENCE_MAX)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE_MAX))?;
-        stream.set_write_timeout(Some(SILENCE_MAX))?;
-        let http = match self.us.call(&mut stream)? {
-            Called::Welcome(http) => http,
+        let mut stream = self.connect()?;
+        match self.us.call(&mut stream, Purpose::Follow)? {
+            Called::Welcome => {}
             Called::Refused(why) => return Ok(why),
-        };
+        }
         *pause = PAUSE_MIN;
         tracing::info!("process 0 ({host}) is there");
-        let url = format!("http://{}", host.with_port(http));
-        *lock(&self.leader) = Some(Leader { url, stream: stream.try_clone()? });
+        *lock(&self.leader) = Some(stream.try_clone()?);
         let (say, said) = channel();
         let mut to = stream.try_clone()?;
         std::thread::Builder::new().name("to-leader".to_owned()).spawn(move || {

@@ -65,9 +65,16 @@ enum ToMember {
 enum ToLeader {
     Beat,
     /// The engine of that run waits at this port.
-    Waits { run: u64, port: u16, pid: u32 },
+    Waits {
+        run: u64,
+        port: u16,
+        pid: u32,
+    },
     /// The engine of that run has ended, or was not started.
-    Ended { run: u64, why: String },
+    Ended {
+        run: u64,
+        why: String,
+    },
 }
 
 /// What a member tells of the cluster, as the leader sees it.

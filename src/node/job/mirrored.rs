@@ -5,6 +5,7 @@ use crate::node::supervise::is_live;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tallyflow_dataflows::engine::job::InstallInput;
+use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
@@ -95,6 +96,12 @@ impl Job {
             inner.told = Some(Box::new(status));
         }
         self.tell();
+    }
+
+    /// Whether it is mirrored here and what it shows is of before that epoch, which another process has shown.
+    pub fn is_behind(&self, seen: Epoch) -> bool {
+        let inner = self.lock();
+        inner.told.is_some() && inner.results.epoch().is_some_and(|epoch| epoch < seen)
     }
 
     /// Nobody tells of it any more: readers keep what they have.

@@ -7,7 +7,7 @@ use crate::server::problem::Problem;
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tallyflow_dataflows::ids::Epoch;
 use tallyflow_dataflows::results::{Filter, ReadError};
 use tokio::task::AbortHandle;
@@ -55,7 +55,12 @@ pub struct Cursor {
     status_number: u64,
     comment_number: u64,
     started: bool,
+    joined: Instant,
 }
+
+/// How long a reader who has seen more than a process that does not lead shows waits for it, before it hears of a
+/// gap and of less.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One thing to write to a reader.
 #[derive(Debug)]
@@ -118,6 +123,7 @@ impl Channel {
             status_number: state.status_number,
             comment_number: state.comment_number,
             started: false,
+            joined: Instant::now(),
         }
     }
 
@@ -242,6 +248,10 @@ impl State {
     /// The reader's next frame, if there is one.
     fn move_on(&mut self, cursor: &mut Cursor, out: &mut Vec<Item>) -> Result<(), Problem> {
         if let Some(seen) = cursor.seen {
+            // What the leader has shown before it was lost comes again, under a later epoch.
+            if self.job.is_behind(seen) && cursor.joined.elapsed() < PATIENCE {
+                return Ok(());
+            }
             match self.view.next(seen) {
                 Next::Nothing => return Ok(()),
                 Next::Frame(frame) => {

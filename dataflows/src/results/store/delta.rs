@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 impl JobResults {
     /// What changed after `since` in what the filter selects.
     pub fn delta(&self, since: Epoch, filter: &Filter) -> Result<Delta, ReadError> {
-        if since < self.known_since || since > self.epoch {
+        if !self.knows(since) {
             return Err(ReadError::Gap { since });
         }
         let mut was: HashMap<u32, Option<Decimal>> = HashMap::new();

@@ -89,10 +89,11 @@ impl JobResults {
             let lines = recent.lines.iter().filter_map(|(line, was)| Some((*here.get(line)?, *was))).collect();
             let names = recent.totals.iter().map(|subject| before.subjects[*subject as usize].name.as_str());
             let totals = names.map(|name| self.place_of(name, &mut places)).collect();
-            recents.push(Recent { epoch: recent.epoch, lines, totals, claims: Vec::new() });
+            recents.push(Recent { epoch: recent.epoch, before: recent.before, lines, totals, claims: Vec::new() });
         }
         let totals = (0..self.subjects.len() as u32).collect();
-        let mut recent = Recent { epoch: self.epoch, lines: Vec::new(), totals, claims: Vec::new() };
+        let mut recent =
+            Recent { epoch: self.epoch, before: before.epoch, lines: Vec::new(), totals, claims: Vec::new() };
         for (index, line) in self.lines.iter().enumerate() {
             let was = stood.get(&(index as u32)).copied();
             if was != line.values.as_ref() {
