@@ -9,11 +9,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tallyflow_connectors::decode::BuiltinFormats;
+use tallyflow_connectors::sinks;
 use tallyflow_dataflows::engine::job::{Halt, Install, InstallInput, Start};
 use tallyflow_dataflows::engine::{Command, graph};
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::source::SourceError;
-use tallyflow_dataflows::spec::{Bound, InputSpec, JobFile, JobSpec, Surroundings};
+use tallyflow_dataflows::spec::{Bound, Fault, InputSpec, JobFile, JobSpec, Surroundings};
 use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
 
 impl Node {
@@ -27,11 +28,19 @@ impl Node {
             partitions: &partitions,
             topics: topics.iter().map(|t| t.name.clone()).collect(),
         };
-        match text {
+        let spec = match text {
             JobText::Toml(text) => JobFile::parse_toml(text, &around),
             JobText::Json(text) => JobFile::parse_json(text, &around),
         }
-        .map_err(SubmitError::Faults)
+        .map_err(SubmitError::Faults)?;
+        let not_built = spec.sinks.iter().enumerate().filter_map(|(index, sink)| {
+            let message = sinks::not_built(sink)?.to_owned();
+            Some(Fault { line: None, key: format!("sink[{index}].kind"), message })
+        });
+        match not_built.collect::<Vec<_>>() {
+            faults if faults.is_empty() => Ok(spec),
+            faults => Err(SubmitError::Faults(faults)),
+        }
     }
 
     /// Checks a job file and starts the job. Blocks for a durable write; once it has answered, the job

@@ -78,9 +78,20 @@ pub fn open(
         #[cfg(not(feature = "mongodb"))]
         SinkSpec::Mongodb(_) => {
             let _ = ending;
-            let what = "this program is built without MongoDB; build it with --features mongodb".to_owned();
-            Err(SinkError::Unusable { path: place(spec, data_dir), what })
+            Err(SinkError::Unusable { path: place(spec, data_dir), what: WITHOUT_MONGODB.to_owned() })
         }
+    }
+}
+
+#[cfg(not(feature = "mongodb"))]
+const WITHOUT_MONGODB: &str = "this program is built without MongoDB; build it with --features mongodb";
+
+/// Why this program can't have such a sink.
+pub fn not_built(spec: &SinkSpec) -> Option<&'static str> {
+    match spec {
+        #[cfg(not(feature = "mongodb"))]
+        SinkSpec::Mongodb(_) => Some(WITHOUT_MONGODB),
+        _ => None,
     }
 }
 
