@@ -8,6 +8,7 @@ mod away;
 #[allow(dead_code)]
 #[path = "../../connectors/tests/kafka/broker.rs"]
 mod broker;
+mod growing;
 mod once;
 mod others;
 mod quiet;
