@@ -38,8 +38,8 @@ fn partitions_that_are_added_while_a_job_runs_are_counted_from_their_beginning()
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let added = admin.create_partitions([&NewPartitions::new(&topic, 3)], &AdminOptions::new());
-    runtime.block_on(added).unwrap().pop().unwrap().unwrap();
+    let (grown, options) = (NewPartitions::new(&topic, 3), AdminOptions::new());
+    runtime.block_on(admin.create_partitions([&grown], &options)).unwrap().pop().unwrap().unwrap();
     let records: Vec<String> = (100..400).map(record).collect();
     write(&brokers, &topic, records.iter().zip(0..).map(|(record, n)| (n % 3, record.as_bytes())));
     let posted = Posted { acknowledged: (0..400).collect(), ..Posted::default() };
@@ -61,10 +61,10 @@ fn partitions_that_are_added_while_a_job_runs_are_counted_from_their_beginning()
 fn a_copy_of_every_dead_letter_stands_in_its_topic_under_its_place() {
     let Some(brokers) = Broker::shared() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let (topic, letters) = (name("letters"), name("letters-copies"));
+    let (topic, letters, prefix) = (name("letters"), name("letters-copies"), name("letters-server"));
     let options = [
         ("TALLYFLOW_KAFKA_BROKERS", brokers.as_str()),
-        ("TALLYFLOW_KAFKA_PREFIX", &name("letters-server")),
+        ("TALLYFLOW_KAFKA_PREFIX", &prefix),
         ("TALLYFLOW_KAFKA_DEAD_LETTERS", &letters),
     ];
     let server = Server::start_with(dir.path(), 2, &options);
