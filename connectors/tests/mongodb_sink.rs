@@ -557,38 +557,3 @@ fn no_error_and_no_place_shows_a_password() {
     let error = MongodbSink::open(&elsewhere, &opening("j", "a", 1), &Ending::default()).err().unwrap();
     assert!(matches!(error, SinkError::Unusable { .. }) && error.to_string().contains("NO_SUCH_VARIABLE"), "{error}");
 }
-
-/// How many subjects a second get through, against the same documents by a plain `insert_many`. Run by hand.
-#[test]
-#[ignore = "a measurement"]
-fn measured_against_plain_inserts() {
-    let Some(stand) = Stand::up() else { return };
-    const COUNT: usize = 2_000;
-    let mut sink = sink(&stand, "j");
-    let timed = |what: &str, took: Duration| {
-        let rate = COUNT as f64 / took.as_secs_f64();
-        println!("{what}: {rate:.0} subjects/s");
-        rate
-    };
-    let ten = |number: u64, reset| {
-        let value = number.to_string();
-        let lines: Vec<String> = (0..10).map(|n| format!("group {n}")).collect();
-        let lines: Vec<(&str, &str)> = lines.iter().map(|group| (group.as_str(), value.as_str())).collect();
-        epoch(number, reset, (0..COUNT).map(|n| subject(&format!("s{n:06}"), &lines)).collect())
-    };
-    let (first, second) = (ten(1, true), ten(2, false));
-    let began = Instant::now();
-    take(&mut sink, &first).unwrap();
-    let new = timed("the sink, new documents", began.elapsed());
-    let began = Instant::now();
-    take(&mut sink, &second).unwrap();
-    let again = timed("the sink, documents that are there", began.elapsed());
-    let documents = stand.all("tallies", doc! {});
-    let plain = stand.client.database("results").collection::<Document>("plain");
-    let began = Instant::now();
-    for part in documents.chunks(1_000) {
-        stand.runtime.block_on(async { plain.insert_many(part).await }).unwrap();
-    }
-    let inserted = timed("insert_many", began.elapsed());
-    println!("ratios: {:.2} and {:.2}", new / inserted, again / inserted);
-}

@@ -2,6 +2,7 @@
 //! topic, written before anything is done about them.
 
 use crate::node::generation::Generation;
+use crate::node::patience::patiently;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -13,7 +14,7 @@ use tallyflow_dataflows::crash;
 use tallyflow_dataflows::engine::job::InstallInput;
 use tallyflow_dataflows::ids::{Epoch, Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
-use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError};
+use tallyflow_dataflows::source::{Budget, NewRecord, ProduceError, SourceError};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::spec::polls::PollInForce;
 
@@ -104,21 +105,26 @@ pub struct Kept {
     pub generation: u64,
 }
 
-/// The secret of the hashes, once the process that leads has put it there. Blocks.
+/// The secret of the hashes, once the process that leads has put it there. Blocks, also while the log is away for
+/// a while.
 pub fn hash_key(log: &dyn Log, topic: &str) -> anyhow::Result<Option<HashKey>> {
-    let key = read(log, topic)?.and_then(|values| values.get("hash-key").cloned());
-    let key = key.map(|value| serde_json::from_slice(&value)).transpose();
+    let values = match patiently(|| read(log, topic)) {
+        Ok(values) => values,
+        Err(SourceError::UnknownTopic { .. }) => return Ok(None),
+        Err(error) => return Err(error).context("reading the control topic"),
+    };
+    let key = values.get("hash-key").map(|value| serde_json::from_slice(value)).transpose();
     key.context("the control record of the hash key can't be read")
 }
 
-/// The newest value of each key; `None`: there is no such topic. Blocks.
-fn read(log: &dyn Log, topic_name: &str) -> anyhow::Result<Option<BTreeMap<String, Vec<u8>>>> {
-    let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let Some(topic) = log.topic(topic_name)? else { return Ok(None) };
-    let bounds = topic.partitions.first().map(|partition| (partition.start, partition.end));
-    let bounds = bounds.context("the control topic has no partition")?;
+/// Reads what the control topic holds, by key.
+fn read(log: &dyn Log, topic: &str) -> Result<BTreeMap<String, Vec<u8>>, SourceError> {
+    let unknown = || SourceError::UnknownTopic { topic: topic.to_owned() };
+    let state = log.topic(topic)?.ok_or_else(unknown)?;
+    let bounds = state.partitions.first().map(|partition| (partition.start, partition.end)).ok_or_else(unknown)?;
     let budget = Budget { records_max: 1_000, bytes_max: 1 << 24, until: Offset(u64::MAX) };
-    let mut reader = RangeReader::open(log, (topic_name, None), PartitionId(0), bounds)?;
+    let mut reader = RangeReader::open(log, (topic, None), PartitionId(0), bounds)?;
+    let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut note = |record: RecordRef<'_>| {
         let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
         match record.value {
@@ -127,17 +133,18 @@ fn read(log: &dyn Log, topic_name: &str) -> anyhow::Result<Option<BTreeMap<Strin
         };
     };
     while reader.read(budget, &mut note)?.is_some() {}
-    Ok(Some(values))
+    Ok(values)
 }
 
 impl Control {
     /// Opens the control topic, made if it is not there.
     pub fn open(log: Arc<dyn Log>, topic_name: String) -> anyhow::Result<(Control, Kept)> {
-        match log.create_topic(&topic_name, 1, TopicConfig { compacted: true, ..TopicConfig::default() }) {
+        let config = TopicConfig { compacted: true, ..TopicConfig::default() };
+        match patiently(|| log.create_topic(&topic_name, 1, config)) {
             Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
             Err(error) => bail!("making the control topic: {error}"),
         }
-        let values = read(log.as_ref(), &topic_name)?.context("the control topic is gone")?;
+        let values = patiently(|| read(log.as_ref(), &topic_name)).context("reading the control topic")?;
         let reserved = match values.get("epochs") {
             Some(value) => serde_json::from_slice(value).context("the control record of epochs can't be read")?,
             None => Epoch(0),
@@ -174,7 +181,7 @@ impl Control {
             let (a, b) = bytes.split_at(8);
             let half = |bytes: &[u8]| bytes.iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
             control.hash_key = HashKey([half(a), half(b)]);
-            control.put("hash-key", &control.hash_key)?;
+            patiently(|| control.put("hash-key", &control.hash_key))?;
         }
         Ok((control, Kept { jobs, polls, generation }))
     }
@@ -193,7 +200,7 @@ impl Control {
 
     /// Writes which start this is. From here on nothing is written once another server has taken over.
     pub fn belong_to(&mut self, generation: Arc<Generation>) -> Result<(), ProduceError> {
-        self.put("generation", &generation.number())?;
+        patiently(|| self.put("generation", &generation.number()))?;
         self.generation = Some(generation);
         Ok(())
     }

@@ -19,6 +19,7 @@ mod letters;
 mod lifecycle;
 mod link;
 mod partitions;
+mod patience;
 pub mod polls;
 mod recount;
 mod replace;
@@ -281,9 +282,6 @@ struct Jobs {
 const PAUSE_WAIT: Duration = Duration::from_secs(30);
 /// How long a drain may take; it goes on after that, and the request says so.
 const DRAIN_WAIT: Duration = Duration::from_secs(600);
-/// How long Kafka is waited for at the start, and how long between two tries.
-const KAFKA_WAIT: Duration = Duration::from_secs(60);
-const KAFKA_PAUSE: Duration = Duration::from_secs(1);
 /// How long the engine may take to end before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
@@ -509,7 +507,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How the log is run.
 /// The log, and the name of the server's own topic in it.
 fn open_log(config: &Config) -> anyhow::Result<(Arc<dyn Log>, String)> {
     let Some(kafka) = &config.kafka else {
@@ -518,18 +515,12 @@ fn open_log(config: &Config) -> anyhow::Result<(Arc<dyn Log>, String)> {
     };
     let topic = format!("__{}", kafka.prefix);
     let log: Arc<dyn Log> = Arc::new(KafkaLog::open(kafka.config.clone(), &topic).map_err(anyhow::Error::msg)?);
-    let started = Instant::now();
-    // What is started at the same time may take a while.
-    while let Err(error) = log.topic(&topic) {
-        if started.elapsed() > KAFKA_WAIT {
-            bail!("{error}; see that it runs and that --kafka names it");
-        }
-        tracing::warn!("{error}");
-        std::thread::sleep(KAFKA_PAUSE);
-    }
+    let heard = patience::patiently(|| log.topic(&topic));
+    heard.map_err(|error| anyhow::anyhow!("{error}; see that it runs and that --kafka names it"))?;
     Ok((log, topic))
 }
 
+/// How the log is run.
 fn log_options(config: &Config) -> LogOptions {
     LogOptions {
         record_bytes_max: config.log.record_bytes_max,

@@ -9,6 +9,7 @@ mod away;
 #[path = "../../connectors/tests/kafka/broker.rs"]
 mod broker;
 mod cluster;
+mod growing;
 mod once;
 mod others;
 mod quiet;

@@ -1,9 +1,11 @@
 //! Connection strings: where they are found, and what of them may be shown.
 
+#[cfg(feature = "mongodb")]
 use std::path::Path;
 use tallyflow_dataflows::spec::Uri;
 
 /// The most that a file with a connection string may hold.
+#[cfg(feature = "mongodb")]
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const HIDDEN: &str = "***";
 
@@ -45,6 +47,7 @@ fn is_port(text: &str) -> bool {
 }
 
 /// Finds the connection string. An error says what is missing where, and nothing of what is there.
+#[cfg(feature = "mongodb")]
 pub fn find(uri: &Uri, data_dir: &Path) -> Result<String, String> {
     let (text, at) = match uri {
         Uri::Text(text) => (text.clone(), "uri".to_owned()),
@@ -71,6 +74,7 @@ pub fn find(uri: &Uri, data_dir: &Path) -> Result<String, String> {
 }
 
 /// What of a connection string stands in no error: longest first.
+#[cfg(feature = "mongodb")]
 pub fn secrets(text: &str) -> Vec<String> {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let mut secrets = Vec::new();
@@ -104,6 +108,7 @@ pub fn secrets(text: &str) -> Vec<String> {
 }
 
 /// A text without them.
+#[cfg(feature = "mongodb")]
 pub fn without(mut text: String, secrets: &[String]) -> String {
     for secret in secrets {
         text = text.replace(secret, HIDDEN);
@@ -112,6 +117,7 @@ pub fn without(mut text: String, secrets: &[String]) -> String {
 }
 
 /// With `%40` and the like read.
+#[cfg(feature = "mongodb")]
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -156,6 +162,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "mongodb")]
     fn an_error_is_freed_of_whatever_is_secret_escaped_or_not() {
         let secrets = secrets("mongodb://me:a%40b%2fhunter2@h/?tlsCertificateKeyFilePassword=c%2dd");
         let text = "me:a%40b%2fhunter2 a@b/hunter2 c-d c%2dd host h".to_owned();
@@ -163,6 +170,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "mongodb")]
     fn a_connection_string_is_found_in_a_file_or_the_environment_and_no_error_shows_what_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let file = |text: &str| {

@@ -1,11 +1,14 @@
 //! What is read: offsets, keys, tombstones, compressed and transactional records, bounds.
 
 use crate::{ALL, Broker, Read, log_at, topic, until, values};
+use futures_executor::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::Duration;
-use tallyflow_connectors::log::{Log, TopicConfig};
+use tallyflow_connectors::log::Log;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::source::{Budget, NewRecord, Producer as _, Source};
 
@@ -23,6 +26,14 @@ fn other(brokers: &str, properties: &[(&str, &str)]) -> BaseProducer {
 
 fn put(producer: &BaseProducer, topic: &str, value: &str) {
     producer.send(BaseRecord::<(), str>::to(topic).partition(0).payload(value)).map_err(|(e, _)| e).unwrap();
+}
+
+/// A topic of one partition as other programs make it: its times are those that producers give.
+fn create_plain(brokers: &str, topic: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let made = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    block_on(admin.create_topics([&made], &AdminOptions::new())).unwrap().pop().unwrap().unwrap();
 }
 
 #[test]
@@ -81,18 +92,20 @@ fn every_compression_is_read_and_a_time_that_the_producer_gave() {
     for codec in codecs {
         // Other programs' topics have the times that producers give.
         let topic = crate::name("created");
+        let time_ms = jiff::Timestamp::now().as_millisecond() - 60_000;
         let producer = other(&brokers, &[("compression.type", codec), ("linger.ms", "20")]);
-        log.create_topic(&topic, 1, TopicConfig::default()).unwrap();
+        create_plain(&brokers, &topic);
         for n in 0..50 {
             let headers = OwnedHeaders::new().insert(Header { key: "h", value: Some("v") });
             let value = format!("{codec} {n} {}", "x".repeat(500));
             let record = BaseRecord::<(), str>::to(&topic).partition(0).payload(&value).headers(headers);
-            producer.send(record.timestamp(1_000 + n)).map_err(|(e, _)| e).unwrap();
+            producer.send(record.timestamp(time_ms + n)).map_err(|(e, _)| e).unwrap();
         }
         producer.flush(LONG).unwrap();
         let mut read = Read::open(&log, &topic, 0, 0);
         read.until(50);
         assert!(read.texts()[49].starts_with(&format!("{codec} 49 x")));
+        assert!(read.timestamps.iter().copied().eq(time_ms..time_ms + 50), "{:?}", read.timestamps);
     }
 }
 
@@ -142,12 +155,15 @@ fn only_what_was_committed_is_read_and_the_gaps_are_passed() {
 fn a_time_is_found_and_a_range_is_shown() {
     let Some(brokers) = Broker::shared() else { return };
     let log = log_at(&brokers);
-    let topic = topic(&log, "t", 1);
-    log.append(&topic, &values(&["a", "b"]), None).unwrap();
-    std::thread::sleep(Duration::from_millis(20));
-    let between_ms = jiff::Timestamp::now().as_millisecond();
-    std::thread::sleep(Duration::from_millis(20));
-    log.append(&topic, &values(&["c"]), None).unwrap();
+    let topic = crate::name("times");
+    create_plain(&brokers, &topic);
+    let producer = other(&brokers, &[]);
+    let between_ms = jiff::Timestamp::now().as_millisecond() - 60_000;
+    for (value, time_ms) in [("a", between_ms - 20), ("b", between_ms - 20), ("c", between_ms + 20)] {
+        let record = BaseRecord::<(), str>::to(&topic).partition(0).payload(value).timestamp(time_ms);
+        producer.send(record).map_err(|(e, _)| e).unwrap();
+        producer.flush(LONG).unwrap();
+    }
     let p0 = PartitionId(0);
     assert_eq!(log.offset_at(&topic, p0, 0).unwrap(), Offset(0));
     assert_eq!(log.offset_at(&topic, p0, between_ms).unwrap(), Offset(2));

@@ -1,37 +1,49 @@
 //! librdkafka's clients, and what they say of themselves.
 
 use super::config::KafkaConfig;
+use super::ffi::Lines;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long after an answer a client that reaches no broker is not believed: it may tell of a try that was made
+/// before, and while brokers are away it tells so again every second.
+const DOUBTED: Duration = Duration::from_secs(3);
 
 /// What all clients of a log share: what to hide, and what is the matter.
 pub(super) struct Shared {
     pub config: KafkaConfig,
-    /// Why no broker can be reached, if none can.
-    away: Mutex<Option<String>>,
+    standing: Mutex<Standing>,
     /// What the clients that read say of themselves, by client.
     pub figures: Mutex<super::figures::Figures>,
 }
 
 impl Shared {
     pub fn new(config: KafkaConfig) -> Arc<Shared> {
-        Arc::new(Shared { config, away: Mutex::default(), figures: Mutex::default() })
+        Arc::new(Shared { config, standing: Mutex::default(), figures: Mutex::default() })
     }
 
     /// What is the matter with the brokers, in a sentence.
     pub fn away(&self) -> Option<String> {
-        lock(&self.away).clone()
+        lock(&self.standing).away.clone()
     }
 
     /// Notes that the brokers answer.
     pub fn is_back(&self) {
-        if let Some(why) = lock(&self.away).take() {
+        let why = lock(&self.standing).is_heard(Instant::now());
+        if let Some(why) = why {
             tracing::info!("Kafka at {} answers again ({why})", self.config.brokers);
+        }
+    }
+
+    /// Notes that a client reaches no broker.
+    fn is_away(&self, why: String) {
+        if lock(&self.standing).is_missed(Instant::now(), &why) {
+            tracing::warn!("Kafka at {} can't be reached: {why}", self.config.brokers);
         }
     }
 
@@ -43,6 +55,30 @@ impl Shared {
             Some(away) => format!("{doing} from Kafka at {brokers}: {what} ({away})"),
             None => format!("{doing} from Kafka at {brokers}: {what}"),
         }
+    }
+}
+
+/// Whether the brokers can be reached, of all that the clients say.
+#[derive(Default)]
+struct Standing {
+    /// Why none can be reached, if none can.
+    away: Option<String>,
+    heard: Option<Instant>,
+}
+
+impl Standing {
+    /// Answers why none could be reached, where that is over.
+    fn is_heard(&mut self, now: Instant) -> Option<String> {
+        self.heard = Some(now);
+        self.away.take()
+    }
+
+    /// Answers whether it is news that none can be reached.
+    fn is_missed(&mut self, now: Instant, why: &str) -> bool {
+        if self.heard.is_some_and(|at| now.saturating_duration_since(at) < DOUBTED) {
+            return false;
+        }
+        self.away.replace(why.to_owned()).is_none()
     }
 }
 
@@ -58,18 +94,25 @@ impl Context {
     pub fn new(shared: &Arc<Shared>, name: impl Into<String>) -> Context {
         Context { shared: shared.clone(), name: name.into() }
     }
+
+    /// Passes a line of librdkafka's log on. `level` is as in syslog.
+    fn say(&self, level: i32, facility: &str, line: &str) {
+        if level >= RDKafkaLogLevel::Debug as i32 && !self.shared.config.is_debugged() {
+            return;
+        }
+        let line = self.shared.config.without_secrets(line);
+        let client = &self.name;
+        if level <= RDKafkaLogLevel::Error as i32 {
+            tracing::warn!(client, facility, "librdkafka: {line}");
+        } else {
+            tracing::debug!(client, facility, "librdkafka: {line}");
+        }
+    }
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        let message = self.shared.config.without_secrets(message);
-        let client = &self.name;
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::warn!(client, facility, "librdkafka: {message}");
-            }
-            _ => tracing::debug!(client, facility, "librdkafka: {message}"),
-        }
+        self.say(level as i32, facility, message);
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
@@ -80,11 +123,7 @@ impl ClientContext for Context {
         let reason = self.shared.config.without_secrets(reason);
         let code = error.rdkafka_error_code();
         if matches!(code, Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication)) {
-            let mut away = lock(&self.shared.away);
-            if away.is_none() {
-                tracing::warn!("Kafka at {} can't be reached: {reason}", self.shared.config.brokers);
-            }
-            *away = Some(reason);
+            self.shared.is_away(reason);
         } else {
             tracing::debug!(client = self.name, "librdkafka: {error}: {reason}");
         }
@@ -95,10 +134,69 @@ impl ConsumerContext for Context {}
 
 /// A client that reads for jobs: each partition for one of them only.
 pub(super) struct Reading {
+    /// Is dropped before the client that it is of.
+    heard: Mutex<Heard>,
     pub consumer: BaseConsumer<Context>,
     pub name: String,
     pub topic: String,
     pub taken: Mutex<Taken>,
+}
+
+/// What a client says of the topic that it reads.
+///
+/// Where a topic was made again under its name, librdkafka reads on by the new one's id at the old one's offsets.
+/// Nothing but a line in its log tells of it. The line is written before it asks for anything by the new id: who
+/// takes records first and then the lines knows of every topic that the records may be of.
+struct Heard {
+    lines: Lines,
+    /// The id that the topic has had.
+    id: Option<Box<str>>,
+    /// There was more than one.
+    is_another: bool,
+}
+
+impl Reading {
+    /// `lines` are those of `consumer`.
+    pub fn new(lines: Lines, consumer: BaseConsumer<Context>, name: String, topic: &str) -> Reading {
+        let heard = Mutex::new(Heard { lines, id: None, is_another: false });
+        Reading { heard, consumer, name, topic: topic.to_owned(), taken: Mutex::default() }
+    }
+
+    /// Whether all that has arrived by now is of the topic with that id.
+    pub fn has_read_only(&self, id: Option<&str>) -> bool {
+        let heard = self.heard();
+        !heard.is_another && heard.id.as_deref() == id
+    }
+
+    /// Whether it has read no other topic than the one with that id.
+    pub fn can_read(&self, id: Option<&str>) -> bool {
+        let heard = self.heard();
+        !heard.is_another && heard.id.as_deref().is_none_or(|heard| Some(heard) == id)
+    }
+
+    /// Takes the lines of the client's log; to be called now and then.
+    pub fn listen(&self) {
+        drop(self.heard());
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        let mut heard = lock(&self.heard);
+        while let Some((level, facility, line)) = heard.lines.next() {
+            if let Some(id) = changed_id(&self.topic, &line) {
+                heard.is_another |= heard.id.as_deref().is_some_and(|known| known != id);
+                heard.id.get_or_insert_with(|| id.into());
+            }
+            self.consumer.context().say(level, &facility, &line);
+        }
+        heard
+    }
+}
+
+/// The id that the topic has from now on, of `[thrd:main]: Topic T changed id from A to B`.
+fn changed_id<'a>(topic: &str, line: &'a str) -> Option<&'a str> {
+    let (before, ids) = line.split_once(" changed id from ")?;
+    let (_, id) = ids.split_once(" to ")?;
+    before.strip_suffix(topic)?.ends_with("Topic ").then_some(id.trim_end())
 }
 
 /// What a client is read for.
@@ -112,4 +210,30 @@ pub(super) struct Taken {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_that_answer_are_away_once_nothing_is_heard_for_a_while_and_back_with_the_first_answer() {
+        let (mut standing, start) = (Standing::default(), Instant::now());
+        assert!(standing.is_missed(start, "refused"), "nothing was heard yet");
+        assert!(!standing.is_missed(start, "refused"), "that is no news");
+        assert_eq!(standing.is_heard(start).as_deref(), Some("refused"));
+        assert_eq!(standing.is_heard(start), None);
+        assert!(!standing.is_missed(start + DOUBTED / 2, "refused"), "a client tells of an earlier try");
+        assert_eq!(standing.away, None);
+        assert!(standing.is_missed(start + DOUBTED, "reset"));
+        assert_eq!(standing.away.as_deref(), Some("reset"));
+    }
+
+    #[test]
+    fn the_id_that_a_topic_has_from_now_on_is_read_from_its_line_only() {
+        let line = "[thrd:main]: Topic a.b changed id from AAAAAAAAAAAAAAAAAAAAAA to x8/F+20zRRm1Kq0kSQ4q3A";
+        assert_eq!(changed_id("a.b", line), Some("x8/F+20zRRm1Kq0kSQ4q3A"));
+        assert_eq!(changed_id("b", line), None);
+        assert_eq!(changed_id("a.b", "[thrd:main]: Topic a.b [0] Leader 1 Epoch 0"), None);
+    }
 }

@@ -114,11 +114,15 @@ impl KafkaConfig {
         secrets.fold(text.to_owned(), |text, secret| text.replace(&secret.0, "***"))
     }
 
+    /// Whether somebody wants to see what librdkafka does.
+    pub(super) fn is_debugged(&self) -> bool {
+        self.properties.contains_key("debug")
+    }
+
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         // What is asked for by the property `debug` comes at that level.
-        let asked = self.properties.contains_key("debug");
-        config.set_log_level(if asked { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Notice });
+        config.set_log_level(if self.is_debugged() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Notice });
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", "tallyflow");
         // A broker that comes back is found soon.
@@ -161,6 +165,10 @@ impl KafkaConfig {
         // as long, and so does one that asks where a partition ends.
         set("fetch.wait.max.ms", "100");
         set("statistics.interval.ms", "5000");
+        // Tells which topic is read, see `Reading`: a few lines whenever metadata comes.
+        config.set_log_level(RDKafkaLogLevel::Debug);
+        let asked = config.get("debug").map(|asked| format!("{asked},"));
+        config.set("debug", asked.unwrap_or_default() + "metadata");
         config.set("group.id", GROUP);
         config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("enable.partition.eof", "true");

@@ -1,8 +1,8 @@
 //! The few calls of librdkafka that its Rust crate does not wrap. All that is unsafe is here.
 
-use super::client::Reading;
+use super::client::{Context, Reading};
 use rdkafka::bindings as sys;
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::types::RDKafkaErrorCode;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -94,6 +94,72 @@ pub(super) fn position(client: &Reading, topic: &CStr, partition: i32) -> Option
     }
 }
 
+/// The end of a partition as the newest answer with records has told it; `None`: there was none yet. Asks nobody.
+pub(super) fn heard_end(client: &Reading, topic: &CStr, partition: i32) -> Option<u64> {
+    let (mut low, mut high) = (0, 0);
+    // SAFETY: the client lives, the name is a C string, and both numbers are written before they are read.
+    let error = unsafe {
+        let rk = client.consumer.client().native_ptr();
+        sys::rd_kafka_get_watermark_offsets(rk, topic.as_ptr(), partition, &mut low, &mut high)
+    };
+    let is_heard = error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    is_heard.then_some(high).and_then(|high| u64::try_from(high).ok())
+}
+
+/// The lines of a client's log, in their order. A line that librdkafka writes before it does something is here
+/// before anybody sees what it has done.
+pub(super) struct Lines {
+    raw: *mut sys::rd_kafka_queue_t,
+}
+
+// A queue of librdkafka may be used from any thread.
+unsafe impl Send for Lines {}
+
+impl Lines {
+    /// Has all lines come here from now on. It has to be dropped before the client.
+    pub fn of(consumer: &BaseConsumer<Context>) -> Option<Lines> {
+        // SAFETY: the client lives; the queue that is made is destroyed by `drop`.
+        unsafe {
+            let rk = consumer.client().native_ptr();
+            let raw = sys::rd_kafka_queue_new(rk);
+            if raw.is_null() {
+                return None;
+            }
+            let lines = Lines { raw };
+            let error = sys::rd_kafka_set_log_queue(rk, raw);
+            (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then_some(lines)
+        }
+    }
+
+    /// Takes the next line: how grave it is (as in syslog), where it comes from, and what it says. Never waits.
+    pub fn next(&self) -> Option<(i32, String, String)> {
+        // SAFETY: the queue is valid; what the event lends is copied before it is destroyed.
+        unsafe {
+            while sys::rd_kafka_queue_length(self.raw) > 0 {
+                let event = sys::rd_kafka_queue_poll(self.raw, 0);
+                if event.is_null() {
+                    return None;
+                }
+                let (mut facility, mut said, mut level) = (std::ptr::null(), std::ptr::null(), 0);
+                let is_line = sys::rd_kafka_event_log(event, &mut facility, &mut said, &mut level) == 0;
+                let line = is_line.then(|| (level, text(facility), text(said)));
+                sys::rd_kafka_event_destroy(event);
+                if line.is_some() {
+                    return line;
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `of` and is destroyed once.
+        unsafe { sys::rd_kafka_queue_destroy(self.raw) };
+    }
+}
+
 /// SAFETY: only called with the opaque of a live [`Queue`].
 unsafe extern "C" fn wake(_: *mut sys::rd_kafka_t, opaque: *mut c_void) {
     // SAFETY: see above.
@@ -176,10 +242,12 @@ unsafe fn bytes<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
 }
 
 /// What the cluster says of a topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Described {
     /// Its id: another one when a topic of its name was deleted and made again.
     pub id: u64,
+    /// The same as librdkafka writes it; `None`: these brokers know of no ids.
+    pub written: Option<Box<str>>,
     pub partitions: u32,
 }
 
@@ -259,9 +327,12 @@ unsafe fn read_described(
             let id = sys::rd_kafka_TopicDescription_topic_id(topic);
             let (most, least) =
                 (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id));
+            let written = (most, least) != (0, 0);
+            let written = written.then(|| text(sys::rd_kafka_Uuid_base64str(id)).into());
             // One half would do; both are random but for six bits.
             let id = most.cast_unsigned() ^ least.cast_unsigned().rotate_left(32);
-            found.insert(name, Described { id, partitions: u32::try_from(partitions).unwrap_or(u32::MAX) });
+            let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+            found.insert(name, Described { id, written, partitions });
         }
     }
     Ok(())

@@ -42,7 +42,7 @@ use sha2::{Digest, Sha256};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::source::{
@@ -135,6 +135,7 @@ impl KafkaSource {
             name: CString::new(topic).map_err(|_| unknown())?,
             partition,
             incarnation,
+            id: OnceLock::new(),
             next: AtomicU64::new(from.0),
             end: AtomicU64::new(from.0),
             error: Mutex::default(),

@@ -3,12 +3,10 @@
 use super::client::{Reading, lock};
 use super::ffi::{self, Batch, Next, Queue};
 use super::service::Ask;
-use rdkafka::bindings as sys;
-use rdkafka::consumer::Consumer;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::source::{Budget, PartitionSource, Polled, SourceError, Waker};
@@ -23,6 +21,8 @@ pub(super) struct Place {
     pub partition: PartitionId,
     /// The topic's incarnation, where the reader knows which it wants.
     pub incarnation: Option<u64>,
+    /// The topic's id as librdkafka writes it, once it was looked at; `None` within: the brokers know of no ids.
+    pub id: OnceLock<Option<Box<str>>>,
     /// Where it goes on.
     pub next: AtomicU64,
     /// The end as it was last asked for.
@@ -91,18 +91,9 @@ impl Reader {
     /// The end as librdkafka has heard of it with the newest records.
     fn heard_end(&self) -> Offset {
         let Some(open) = &self.queue else { return self.end };
-        let (mut low, mut high) = (0, 0);
-        // SAFETY: the client lives, the name is a C string, and both numbers are written before they are read.
-        let error = unsafe {
-            let rk = open.client.consumer.client().native_ptr();
-            let partition = i32::try_from(self.place.partition.0).unwrap_or(i32::MAX);
-            sys::rd_kafka_get_watermark_offsets(rk, self.place.name.as_ptr(), partition, &mut low, &mut high)
-        };
-        match u64::try_from(high) {
-            Ok(high) if error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Offset(high),
-            // Nothing was heard yet.
-            _ => Offset(self.place.end.load(Ordering::Acquire)),
-        }
+        let partition = i32::try_from(self.place.partition.0).unwrap_or(i32::MAX);
+        let heard = ffi::heard_end(&open.client, &self.place.name, partition);
+        Offset(heard.unwrap_or_else(|| self.place.end.load(Ordering::Acquire)))
     }
 
     /// Goes on behind the markers of transactions that follow the last record. Without them being asked for here,
@@ -123,6 +114,14 @@ impl Reader {
         if self.batch.is_empty() && self.queue().is_some() {
             let Some(open) = &self.queue else { return };
             open.queue.take(max.clamp(1, TAKEN_MAX), &mut self.batch);
+            let id = self.place.id.get().and_then(Option::as_deref);
+            if !self.batch.is_empty() && !open.client.has_read_only(id) {
+                // Another topic of that name: nothing of it is handed over, and it is looked what became of ours.
+                self.batch = Batch::default();
+                self.queue = None;
+                self.is_behind_record = false;
+                self.asks.send(Ask::Anew(self.place.clone())).ok();
+            }
         }
     }
 }

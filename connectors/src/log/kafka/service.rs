@@ -2,15 +2,15 @@
 //! librdkafka speak. Readers themselves never wait.
 
 use super::client::{Context, Reading, Shared, lock};
-use super::ffi::{Described, Queue};
+use super::ffi::{Described, Lines, Queue};
 use super::look::Looker;
 use super::reader::{Open, Place, Slot};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tallyflow_dataflows::ids::Offset;
 use tallyflow_dataflows::source::SourceError;
@@ -32,6 +32,8 @@ pub(super) enum Ask {
     Open(Arc<Place>, Slot),
     /// There was an error: what does it mean?
     Look(Arc<Place>),
+    /// What arrived is of another topic of the name: to be read by another client, if there still is ours.
+    Anew(Arc<Place>),
     Close(Arc<Place>),
 }
 
@@ -87,6 +89,7 @@ impl Service {
             for client in &self.clients {
                 // What comes here are errors and statistics: records come by the partitions' own queues.
                 while client.consumer.poll(Duration::ZERO).is_some() {}
+                client.listen();
             }
         }
     }
@@ -102,6 +105,15 @@ impl Service {
                 let served = self.served.iter_mut().find(|served| Arc::ptr_eq(&served.place, &place));
                 served.is_some_and(|served| !std::mem::replace(&mut served.is_doubtful, true))
             }
+            Ask::Anew(place) => {
+                let Some(index) = self.served.iter().position(|served| Arc::ptr_eq(&served.place, &place)) else {
+                    return false;
+                };
+                self.close(&self.served[index]);
+                self.served[index].client = None;
+                self.served[index].is_doubtful = true;
+                true
+            }
             Ask::Close(place) => {
                 if let Some(index) = self.served.iter().position(|served| Arc::ptr_eq(&served.place, &place)) {
                     let served = self.served.swap_remove(index);
@@ -112,7 +124,7 @@ impl Service {
         }
     }
 
-    fn close(&mut self, served: &Served) {
+    fn close(&self, served: &Served) {
         lock(&served.slot).take();
         let Some(client) = &served.client else { return };
         let partition = partition_of(&served.place);
@@ -216,7 +228,8 @@ impl Service {
             return client.consumer.incremental_assign(&list).map_err(|error| failed("reading anew", &error));
         }
         let free = |client: &&Arc<Reading>| {
-            client.topic == place.topic && !lock(&client.taken).partitions.contains(&partition)
+            let id = place.id.get().and_then(Option::as_deref);
+            client.topic == place.topic && client.can_read(id) && !lock(&client.taken).partitions.contains(&partition)
         };
         let client = match self.clients.iter().find(free) {
             Some(client) => client.clone(),
@@ -227,9 +240,10 @@ impl Service {
                 let consumer = self.shared.config.reading(partitions).create_with_context(context);
                 let consumer = consumer.map_err(|error| failed("making a client of Kafka", &error))?;
                 let consumer: BaseConsumer<Context> = consumer;
+                let lines = Lines::of(&consumer).ok_or_else(|| failed("hearing a client", &"librdkafka refuses"))?;
                 // One that is connected when it is told what to read begins at once, else up to a second later.
                 consumer.client().fetch_cluster_id(CONNECT);
-                let client = Reading { consumer, name, topic: place.topic.clone(), taken: Mutex::default() };
+                let client = Reading::new(lines, consumer, name, &place.topic);
                 self.clients.push(Arc::new(client));
                 self.clients.last().cloned().ok_or_else(|| failed("making a client of Kafka", &"none is there"))?
             }
@@ -264,6 +278,7 @@ fn standing(served: &mut Served, topic: Option<&Described>) -> Result<(), Source
         return Err(SourceError::Recreated { topic: place.topic.clone() });
     }
     served.id = Some(topic.id);
+    place.id.get_or_init(|| topic.written.clone());
     if place.partition.0 >= topic.partitions {
         return Err(SourceError::UnknownPartition { topic: place.topic.clone(), partition: place.partition });
     }

@@ -1,0 +1,100 @@
+//! Topics that change or come to be while a server runs: partitions that are added, and the dead letters' topic.
+
+use super::{Broker, Posted, assert_counted, job, name, read_topic, record, serve};
+use crate::support::{Board, Server, eventually};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Another program that writes: values to partitions.
+fn write<'a>(brokers: &str, topic: &str, values: impl IntoIterator<Item = (i32, &'a [u8])>) {
+    let other: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    for (partition, value) in values {
+        let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).key(b"k").payload(value);
+        other.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    other.flush(Duration::from_secs(20)).unwrap();
+}
+
+#[test]
+fn partitions_that_are_added_while_a_job_runs_are_counted_from_their_beginning() {
+    let Some(brokers) = Broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (topic, prefix) = (name("grown"), name("grown-server"));
+    let server = serve(dir.path(), &brokers, &prefix);
+    let http = &server.http;
+    http.create_topic(&topic, 1);
+    http.submit(&job(&topic));
+    http.append(&topic, (0..100).map(|n| record(n) + "\n").collect::<String>());
+    http.tallies_of(&topic, 100);
+    let (events, mut board) = (server.events(&format!("/api/jobs/{topic}/events?every=0")), Board::default());
+    board.follow(&events.next().unwrap());
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (grown, options) = (NewPartitions::new(&topic, 3), AdminOptions::new());
+    runtime.block_on(admin.create_partitions([&grown], &options)).unwrap().pop().unwrap().unwrap();
+    let records: Vec<String> = (100..400).map(record).collect();
+    write(&brokers, &topic, records.iter().zip(0..).map(|(record, n)| (n % 3, record.as_bytes())));
+    let posted = Posted { acknowledged: (0..400).collect(), ..Posted::default() };
+    assert_counted(http, &brokers, &topic, 3, &posted);
+    while board.accounting.read < 400 {
+        board.follow(&events.next().expect("the stream goes on"));
+    }
+    let before = http.tallies(&topic);
+    board.assert_shows(&before);
+    // And after a restart, of which the added ones are a part.
+    server.terminate();
+    let server = serve(dir.path(), &brokers, &prefix);
+    let after = server.http.tallies_of(&topic, 400);
+    assert_eq!((after.digest, after.accounting), (before.digest, before.accounting));
+    server.http.recount(&topic);
+}
+
+#[test]
+fn a_copy_of_every_dead_letter_stands_in_its_topic_under_its_place() {
+    let Some(brokers) = Broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (topic, letters, prefix) = (name("letters"), name("letters-copies"), name("letters-server"));
+    let options = [
+        ("TALLYFLOW_KAFKA_BROKERS", brokers.as_str()),
+        ("TALLYFLOW_KAFKA_PREFIX", &prefix),
+        ("TALLYFLOW_KAFKA_DEAD_LETTERS", &letters),
+    ];
+    let server = Server::start_with(dir.path(), 2, &options);
+    let http = &server.http;
+    http.create_topic(&topic, 2);
+    http.submit(&job(&topic));
+    let (good, long) = (record(1), vec![b'x'; 700_000]);
+    let values: [(i32, &[u8]); 4] = [(0, good.as_bytes()), (0, b"no json"), (1, b"\xff\xfe"), (1, &long)];
+    write(&brokers, &topic, values);
+    assert_eq!(http.tallies_of(&topic, 4).accounting.rejected, 3);
+    eventually("the topic is there", || {
+        (http.get(&format!("/api/topics/{letters}/records")).status == 200).then_some(())
+    });
+    let copies = eventually("all of them are there", || {
+        let copies = read_topic(&brokers, &letters, 1);
+        (copies.len() >= 3).then_some(copies)
+    });
+    // At least once: the place tells those apart that stand there twice.
+    let copies: BTreeMap<(u64, u64), Value> = copies
+        .iter()
+        .map(|copy| serde_json::from_str::<Value>(copy).unwrap())
+        .map(|copy| ((copy["partition"].as_u64().unwrap(), copy["offset"].as_u64().unwrap()), copy))
+        .collect();
+    assert_eq!(copies.keys().copied().collect::<Vec<_>>(), [(0, 1), (1, 0), (1, 1)]);
+    for copy in copies.values() {
+        assert_eq!((copy["job"].as_str(), copy["topic"].as_str()), (Some(&*topic), Some(&*topic)));
+        assert_eq!(copy["key"], "k");
+        assert!(!copy["reason"].as_str().unwrap().is_empty() && copy["timestamp_ms"].as_i64() > Some(0), "{copy}");
+    }
+    assert_eq!(copies[&(0, 1)]["value"], "no json");
+    assert_eq!(copies[&(1, 0)]["value_base64"], BASE64_STANDARD.encode(b"\xff\xfe"));
+    assert!(copies[&(1, 1)]["value"].is_null() && copies[&(1, 1)]["value_left_out"] == true);
+}
