@@ -484,7 +484,6 @@ impl Bench {
             });
             self.take(event);
         }
-        self.engines.agree(deadline);
     }
 
     /// Takes an event that is there; whether there was one.

@@ -96,7 +96,7 @@ fn wait(engines: &mut Engines, what: &str, mut is: impl FnMut(&EngineEvent) -> b
     let until = Instant::now() + DEADLINE;
     loop {
         match engines.next(until.saturating_duration_since(Instant::now())) {
-            Some(event) if is(&event) => return engines.agree(DEADLINE),
+            Some(event) if is(&event) => return,
             Some(_) => {}
             None => panic!("not within {DEADLINE:?}: {what}"),
         }
@@ -210,46 +210,41 @@ fn epochs_of_a_cluster_stop_at_their_limit_until_it_is_raised() {
     });
 }
 
-/// The node of one process takes nothing: the sources of all wait, and read on once it does.
+/// The leader's node takes nothing: the sources of all processes wait, and read on once it does.
 #[test]
-fn one_node_that_is_behind_holds_back_the_sources_of_all_processes() {
+fn a_node_that_is_behind_holds_back_the_sources_of_all_processes() {
     let log = log();
-    let mut told = Vec::new();
+    let (send, told) = channel();
     let engines: Vec<Engine> = (testing::meet(Crew { processes: 2, workers: 1 }).into_iter())
         .map(|cluster| {
-            let (send, events) = channel();
-            told.push(events);
+            let send = send.clone();
             let deliver = Arc::new(move |event| drop(send.send(event)));
             Engine::start_in(EngineConfig { deliver, ..config(&log) }, cluster).unwrap()
         })
         .collect();
     engines[0].command(Command::Install(Box::new(install(1, &spec(LAST)))));
-    let mut closed = [0, 0];
-    let mut read = [0, 0];
-    let mut take = |process: usize, wait: Duration| {
-        let Ok(event) = told[process].recv_timeout(wait) else { return None };
+    let (mut events, mut read) = (0, 0);
+    let mut take = |wait: Duration| {
+        let event = told.recv_timeout(wait).ok()?;
         if let EngineEvent::Closed { update, .. } = event {
-            closed[process] += 1;
-            read[process] += update.records.read;
+            read += update.records.read;
         }
-        Some((closed[process], read[process]))
+        events += 1;
+        Some((events, read))
     };
     let mut at_most = 0;
     for n in 0..400 {
         log.append("t", n as usize % PARTITIONS, [record(n)]);
-        while let Some((closed, _)) = take(0, Duration::from_millis(2)) {
-            engines[0].taken();
-            at_most = closed;
+        while let Some((events, _)) = take(Duration::from_millis(2)) {
+            at_most = events;
         }
     }
-    assert!((30..150).contains(&at_most), "{at_most} updates of which 64 may wait");
+    assert!((30..150).contains(&at_most), "{at_most} events of which 64 may wait");
+    (0..at_most).for_each(|_| engines[0].taken());
     let mut all = false;
     until("all is read", || {
-        while take(0, Duration::ZERO).is_some() {
+        while let Some((_, read)) = take(Duration::ZERO) {
             engines[0].taken();
-        }
-        while let Some((_, read)) = take(1, Duration::ZERO) {
-            engines[1].taken();
             all = read == 400;
         }
         all
@@ -464,16 +459,16 @@ fn processes() {
     let engine = Engine::start_in(EngineConfig { deliver, ..config(&log) }, cluster).unwrap();
     if process == 0 {
         engine.command(Command::Install(Box::new(install(1, &spec(LAST)))));
-    }
-    let mut read = 0;
-    while read < 400 {
-        let event = events.recv_timeout(DEADLINE).unwrap();
-        engine.taken();
-        if let EngineEvent::Closed { update, .. } = event {
-            read += update.records.read;
+        let mut read = 0;
+        while read < 400 {
+            let event = events.recv_timeout(DEADLINE).unwrap();
+            engine.taken();
+            if let EngineEvent::Closed { update, .. } = event {
+                read += update.records.read;
+            }
         }
+        println!("read {read}");
     }
-    println!("read {read}");
     // The whole cluster must be gone before the test's deadline, whatever becomes of the test.
     let (until, mut told) = (Instant::now() + DEADLINE, false);
     while Instant::now() < until {
@@ -534,9 +529,7 @@ fn start_processes() -> Vec<Process> {
         let mut stdin = process.child.stdin.take().unwrap();
         writeln!(stdin, "{}", addresses.join(" ")).unwrap();
     }
-    for process in &mut processes {
-        assert_eq!(process.told("read ").as_deref(), Some("400"));
-    }
+    assert_eq!(processes[0].told("read ").as_deref(), Some("400"));
     processes
 }
 

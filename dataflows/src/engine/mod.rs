@@ -160,8 +160,7 @@ impl Engine {
     }
 
     /// Starts this process's engine of a cluster, with as many workers as its membership says. Commands are
-    /// given to process 0 only; every process's `deliver` gets the same events in the same order, and every
-    /// process calls [`Engine::taken`] for them.
+    /// given to process 0 only, and only its `deliver` gets events.
     ///
     /// When a connection with another process is lost, a thread panics that says which: the process should
     /// abort. Errors: the threads could not be started.
@@ -311,12 +310,7 @@ impl Station for Shared {
             }
             Note::Order(order) => self.back.order(*order),
             Note::Release { job, due } => self.with(job, |job| job.released_by_leader(due)),
-            Note::Event(event) => {
-                if let EngineEvent::Failed { job, .. } = &*event {
-                    self.with(*job, |job| job.has_failed_elsewhere());
-                }
-                self.outbox.deliver(*event);
-            }
+            Note::HasFailed { job } => self.with(job, |job| job.has_failed_elsewhere()),
         }
     }
 

@@ -1,10 +1,9 @@
-//! The way of events to the node; in a cluster, to the nodes of all processes.
+//! The way of events to the node; in a cluster, to that of the process which leads.
 
 use crate::engine::cluster::{Note, Wire};
-use crate::engine::lock;
 use crate::update::EngineEvent;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// Where events go. Shared by all workers; sending never blocks.
 #[derive(Clone)]
@@ -12,10 +11,8 @@ pub struct Outbox {
     deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>,
     /// Events sent and not yet taken by the node, kept by whoever delivers.
     waiting: Arc<AtomicUsize>,
-    /// In a cluster; what its leader sends goes to all processes, what others send to nobody.
+    /// In a cluster; what its leader sends goes to its node, what others send to nobody.
     pub wire: Option<Arc<Wire>>,
-    /// Held while an event is sent, so that all nodes are told in one order.
-    order: Arc<Mutex<()>>,
 }
 
 impl Outbox {
@@ -24,7 +21,7 @@ impl Outbox {
 
     /// `waiting` is lowered by the taker for every event it has dealt with.
     pub fn new(deliver: Arc<dyn Fn(EngineEvent) + Send + Sync>, waiting: Arc<AtomicUsize>) -> Self {
-        Outbox { deliver, waiting, wire: None, order: Arc::default() }
+        Outbox { deliver, waiting, wire: None }
     }
 
     /// Of a process of a cluster, if there is a wire.
@@ -34,18 +31,15 @@ impl Outbox {
 
     pub fn send(&self, event: EngineEvent) {
         match &self.wire {
-            None => self.deliver(event),
-            Some(wire) if wire.is_leader() => {
-                let _order = lock(&self.order);
-                wire.tell_all(Note::Event(Box::new(event.clone())));
-                self.deliver(event);
+            Some(wire) if !wire.is_leader() => return,
+            // The others read on no further either.
+            Some(wire) => {
+                if let EngineEvent::Failed { job, .. } = &event {
+                    wire.tell_all(Note::HasFailed { job: *job });
+                }
             }
-            Some(_) => {}
+            None => {}
         }
-    }
-
-    /// Tells the node of this process.
-    pub fn deliver(&self, event: EngineEvent) {
         let waiting = self.waiting.fetch_add(1, Ordering::AcqRel);
         (self.deliver)(event);
         if waiting == Self::WAITING_MAX {

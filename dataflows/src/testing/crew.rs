@@ -4,9 +4,8 @@
 use crate::engine::cluster::{Cluster, Meeting, Membership, PeerState};
 use crate::engine::{Command, Engine, EngineConfig};
 use crate::update::EngineEvent;
-use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,13 +26,11 @@ impl Crew {
 /// How long processes on one machine may take to find one another.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// See the module. What is told is what the last process tells, which leads only where it is alone.
+/// See the module.
 pub struct Engines {
     engines: Vec<Engine>,
-    events: Vec<Receiver<EngineEvent>>,
-    /// By process but the last: what it has told and the last one has not, and the other way round.
-    ahead: Vec<VecDeque<EngineEvent>>,
-    behind: Vec<VecDeque<EngineEvent>>,
+    /// What the process that leads tells.
+    events: Receiver<EngineEvent>,
 }
 
 /// Processes of one crew that have found one another.
@@ -63,11 +60,12 @@ impl Engines {
     /// Starts them.
     pub fn start(config: &EngineConfig, crew: Crew) -> Self {
         let mut clusters = if crew.processes > 1 { meet(crew) } else { Vec::new() }.into_iter();
-        let (mut engines, mut events) = (Vec::new(), Vec::new());
-        for _ in 0..crew.processes {
-            let (send, receive) = channel();
-            let send = Mutex::new(send);
+        let mut engines = Vec::new();
+        let (send, events) = channel();
+        for process in 0..crew.processes {
+            let send = Mutex::new(send.clone());
             let deliver = Arc::new(move |event| {
+                assert_eq!(process, 0, "only the process that leads tells: {event:?}");
                 // A test that has ended takes no more events.
                 send.lock().unwrap_or_else(PoisonError::into_inner).send(event).ok();
             });
@@ -76,10 +74,8 @@ impl Engines {
                 Some(cluster) => Engine::start_in(config, cluster).expect("threads start"),
                 None => Engine::start(config).expect("threads start"),
             });
-            events.push(receive);
         }
-        let queues = || vec![VecDeque::new(); crew.processes - 1];
-        Engines { engines, events, ahead: queues(), behind: queues() }
+        Engines { engines, events }
     }
 
     /// Gives a command to the process that leads.
@@ -100,59 +96,18 @@ impl Engines {
         self.engines.clear();
     }
 
-    /// The next event, of the last process, within so long; `None`: there was none.
+    /// The next event within so long; `None`: there was none.
     pub fn next(&mut self, within: Duration) -> Option<EngineEvent> {
-        let last = self.events.len() - 1;
-        let event = self.events[last].recv_timeout(within).ok();
-        if let Some(event) = &event {
-            self.taken(last);
-            for process in 0..last {
-                match self.ahead[process].pop_front() {
-                    Some(told) => assert_eq!(&told, event, "process {process} tells something else"),
-                    None => self.behind[process].push_back(event.clone()),
-                }
-            }
+        let event = self.events.recv_timeout(within).ok()?;
+        if let Some(leader) = self.engines.first() {
+            leader.taken();
         }
-        for process in 0..last {
-            while let Ok(told) = self.events[process].try_recv() {
-                self.told(process, told);
-            }
-        }
-        event
-    }
-
-    /// Waits until every other process has told what the last one has.
-    pub fn agree(&mut self, within: Duration) {
-        let until = Instant::now() + within;
-        for process in 0..self.behind.len() {
-            while !self.behind[process].is_empty() && !self.engines.is_empty() {
-                match self.events[process].recv_timeout(until.saturating_duration_since(Instant::now())) {
-                    Ok(told) => self.told(process, told),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                        panic!("process {process} has not told {:?}", self.behind[process].front())
-                    }
-                }
-            }
-        }
-    }
-
-    fn told(&mut self, process: usize, told: EngineEvent) {
-        self.taken(process);
-        match self.behind[process].pop_front() {
-            Some(event) => assert_eq!(told, event, "process {process} tells something else"),
-            None => self.ahead[process].push_back(told),
-        }
+        Some(event)
     }
 
     /// Ends one wherever it is, as if its process were killed.
     pub fn kill(&mut self, process: usize) {
         drop(self.engines.remove(process));
-    }
-
-    fn taken(&self, process: usize) {
-        if let Some(engine) = self.engines.get(process) {
-            engine.taken();
-        }
     }
 }
 

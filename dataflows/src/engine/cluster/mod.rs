@@ -7,7 +7,7 @@
 //! ```text
 //!   node 0 --commands--> front 0 --orders--> front 1, 2, ..      what is to be done, in one order
 //!   workers of I --------clock, failures, parts of checkpoints--> the others
-//!   collector (on 0) --events--> nodes 0, 1, 2, ..               what is told: the same everywhere
+//!   collector (on 0) --events--> node 0                          what is told
 //!   every process ------beats--> every other one                 five times a second
 //! ```
 //!
@@ -29,8 +29,7 @@
 //!   no claim comes to a worker that does not know its poll. A refill ends in the leader's book, with the
 //!   epoch that shows it, and a moment later in the others; what they judge meanwhile is told with the
 //!   number of the refill and counted by it.
-//! * **Results.** All collectors that gather something are on the leader. Its events go to every process,
-//!   in one order, so every node comes to the same results, epoch by epoch.
+//! * **Results.** All collectors that gather something are on the leader, and events go to its node.
 //! * **Failures.** A source whose job has failed keeps its capability, so no epoch after the failure
 //!   closes anywhere, whether the others have heard of it or not.
 //! * **Bounds.** Epochs in flight bound the exchange, as within a process. Each process says in its beats

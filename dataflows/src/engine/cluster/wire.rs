@@ -89,8 +89,10 @@ pub enum Note {
         job: JobId,
         due: Option<Due>,
     },
-    /// From the leader, to be told to the node.
-    Event(Box<EngineEvent>),
+    /// From the leader: the job has failed, here or elsewhere.
+    HasFailed {
+        job: JobId,
+    },
 }
 
 /// A frame of a part: of the file with that place among the part's.
