@@ -6,7 +6,7 @@ use crate::node::{
     CancelMode, ClusterStatus, JobError, JobText, Receipt, ReceiptState, RecountError, Recounted, RescaleError,
     SubmitError, Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion,
 };
-use crate::server::host::Host;
+use crate::server::host::{Host, Shows};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -189,7 +189,7 @@ impl Shows for TestHost {
         self.jobs.lock().unwrap().get(name).cloned().ok_or_else(|| JobError::Unknown(name.to_owned()))
     }
     fn cluster(&self) -> ClusterStatus {
-        ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0 }
+        ClusterStatus { workers: 1, engine_pid: None, engine_restarts: 0, processes: Vec::new() }
     }
     fn ready(&self) -> Result<(), String> {
         match self.jobs().iter().find(|job| job.state() == JobState::Failed) {

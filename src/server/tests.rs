@@ -1,6 +1,7 @@
 //! The routes as a client meets them, over a real log and jobs whose results the test writes.
 
 use crate::node::job::JobState;
+use crate::server::host::Asked;
 use crate::server::testing::{Feed, TestHost};
 use crate::server::{ServerConfig, Shared, accept, router};
 use axum::Router;
@@ -377,7 +378,7 @@ async fn a_reader_is_served_over_a_socket_and_told_when_the_server_stops() {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shared = Shared::new(Asked::Node(host), ServerConfig::default());
-    let server = tokio::spawn(accept::run(listener, router(shared.clone()), shared, async move {
+    let server = tokio::spawn(accept::run((listener, tokio::sync::mpsc::channel(1).1), router(shared.clone()), shared, async move {
         let _ = stopped.await;
     }));
     let mut reader = TcpStream::connect(address).await.unwrap();

@@ -1,5 +1,4 @@
-//! Engines in one process that are one engine to whoever asks: alone, or a cluster over loopback, of which
-//! every process must tell the same.
+//! Engines in one process that are one engine to whoever asks: alone, or a cluster over loopback.
 
 use crate::engine::cluster::{Cluster, Meeting, Membership, PeerState};
 use crate::engine::{Command, Engine, EngineConfig};
@@ -7,7 +6,7 @@ use crate::update::EngineEvent;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How many processes, and how many workers in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

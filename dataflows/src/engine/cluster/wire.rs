@@ -8,7 +8,7 @@ use crate::engine::cluster::{Cluster, Membership};
 use crate::engine::job::Install;
 use crate::engine::{Command, PollChange, lock};
 use crate::ids::Offset;
-use crate::update::{EngineEvent, JobId};
+use crate::update::JobId;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
