@@ -169,6 +169,24 @@ impl KafkaConfig {
         config
     }
 
+    /// A client of a program that only reads, as fast as it can.
+    pub(super) fn draining(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("group.id", GROUP).set("enable.auto.commit", "false").set("auto.offset.reset", "error");
+        config.set("isolation.level", "read_committed");
+        config.set("queued.min.messages", "1000000").set("queued.max.messages.kbytes", "262144");
+        config.set("fetch.message.max.bytes", "4194304");
+        config
+    }
+
+    /// A client of a program that only appends.
+    pub(super) fn sending(&self, linger: Duration) -> ClientConfig {
+        let mut config = self.base();
+        config.set("enable.idempotence", "true").set("delivery.report.only.error", "true");
+        config.set("linger.ms", linger.as_millis().to_string()).set("batch.num.messages", "100000");
+        config
+    }
+
     /// A client that appends.
     pub(super) fn writing(&self, transactions: Option<(&str, Duration)>) -> ClientConfig {
         let mut config = self.base();
