@@ -94,6 +94,8 @@ struct Spec {
     workload: Workload,
     /// What the simulation is to do otherwise than by default.
     simulate: fn(&mut SimulateOptions),
+    /// Writes a record from its simulation.
+    write: fn(&[u8], &mut Vec<u8>),
     job: &'static str,
     polls: fn() -> Vec<PollInForce>,
     plain: fn() -> Box<dyn PlainLoop>,
@@ -106,7 +108,9 @@ const HASHTAGS: Spec = Spec {
     name: "hashtags",
     what: "posts, from memory, decoded and counted",
     workload: Workload::Posts,
-    simulate: |_| {},
+    // Of a deletion nothing could be counted: it would be a dead letter.
+    simulate: |options| options.deletions = 0.0,
+    write: with_hashtags,
     polls: Vec::new,
     job: r#"
         name = "hashtags"
@@ -128,6 +132,7 @@ const POSTS: Spec = Spec {
     what: "posts, from memory, decoded and tallied",
     workload: Workload::Posts,
     simulate: |_| {},
+    write: as_it_is,
     polls: Vec::new,
     job: r#"
         name = "hashtags"
@@ -151,6 +156,7 @@ const VOTES: Spec = Spec {
     what: "votes, from memory, decoded and tallied",
     workload: Workload::Votes,
     simulate: |_| {},
+    write: as_it_is,
     polls: Vec::new,
     job: r#"
         name = "votes"
@@ -176,6 +182,7 @@ const POLLS: Spec = Spec {
     what: "posts, from memory, decoded and tallied in 1,000 polls of 4 options each",
     workload: Workload::Posts,
     simulate: polls::simulate,
+    write: as_it_is,
     job: polls::JOB,
     polls: polls::polls,
     plain: polls::plain,
@@ -239,6 +246,19 @@ pub fn run(workload: Named, records: u64, workers: usize, voters: u32, json: boo
     Ok(())
 }
 
+fn as_it_is(record: &[u8], to: &mut Vec<u8>) {
+    to.extend_from_slice(record);
+}
+
+/// With the hashtags of the text as a field of their own, which any format can count.
+fn with_hashtags(record: &[u8], to: &mut Vec<u8>) {
+    let text = String::from_utf8_lossy(record.strip_suffix(b"}").unwrap_or(record));
+    let words = text.split('#').skip(1).map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next());
+    let words: Vec<String> = words.flatten().filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    to.extend_from_slice(text.as_bytes());
+    to.extend_from_slice(format!(r#","hashtags":{}}}"#, serde_json::json!(words)).as_bytes());
+}
+
 fn make(spec: &Spec, records: u64, voters: u32) -> Arena {
     let mut options = SimulateOptions { records: Some(records), voters, ..SimulateOptions::default() };
     (spec.simulate)(&mut options);
@@ -247,7 +267,7 @@ fn make(spec: &Spec, records: u64, voters: u32) -> Arena {
     arena.partitions.resize_with(PARTITIONS as usize, Partition::default);
     while let Some(record) = simulation.generate() {
         let partition = &mut arena.partitions[partition_of(record.key, PARTITIONS).0 as usize];
-        partition.bytes.extend_from_slice(record.value);
+        (spec.write)(record.value, &mut partition.bytes);
         partition.ends.push(partition.bytes.len());
     }
     arena

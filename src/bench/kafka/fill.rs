@@ -4,7 +4,7 @@ use crate::bench::Named;
 use anyhow::{anyhow, bail};
 use indicatif::ProgressBar;
 use std::time::Duration;
-use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation, Workload};
+use tallyflow_connectors::feeds::simulate::{SimulateOptions, Simulation};
 use tallyflow_connectors::log::kafka::plain::Sender;
 use tallyflow_connectors::log::kafka::{KafkaConfig, KafkaLog};
 use tallyflow_connectors::log::{Log, TopicConfig, partition_of};
@@ -20,19 +20,18 @@ const FINISH: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct Topic {
     pub name: String,
-    workload: Workload,
     pub records: u64,
+    workload: Named,
     voters: u32,
 }
 
 impl Topic {
     pub fn of(workload: Named, records: u64, voters: u32) -> Topic {
-        let workload = workload.spec().workload;
         let name = match workload {
-            Workload::Votes => format!("bench-votes-{records}-{voters}"),
-            _ => format!("bench-{}-{records}", workload.name()),
+            Named::Votes => format!("bench-votes-{records}-{voters}"),
+            _ => format!("bench-{}-{records}", workload.spec().name),
         };
-        Topic { name, workload, records, voters }
+        Topic { name, records, workload, voters }
     }
 }
 
@@ -56,10 +55,13 @@ pub fn fill(config: &KafkaConfig, topic: &Topic, progress: &ProgressBar) -> anyh
         }
         return Ok(());
     }
-    let options = SimulateOptions { records: Some(topic.records), voters: topic.voters, ..SimulateOptions::default() };
-    let mut simulation = Simulation::new(topic.workload, options);
+    let spec = topic.workload.spec();
+    let mut options =
+        SimulateOptions { records: Some(topic.records), voters: topic.voters, ..SimulateOptions::default() };
+    (spec.simulate)(&mut options);
+    let mut simulation = Simulation::new(spec.workload, options);
     let sender = Sender::open(config, LINGER).map_err(|error| anyhow!(error))?;
-    let mut made = 0u64;
+    let (mut made, mut value) = (0u64, Vec::new());
     while let Some(record) = simulation.generate() {
         made += 1;
         if made.is_multiple_of(100_000) {
@@ -67,7 +69,11 @@ pub fn fill(config: &KafkaConfig, topic: &Topic, progress: &ProgressBar) -> anyh
         }
         let partition = partition_of(record.key, PARTITIONS);
         match &mut there[partition.0 as usize] {
-            0 => sender.send(name, partition, Some(record.key), record.value).map_err(|error| anyhow!(error))?,
+            0 => {
+                value.clear();
+                (spec.write)(record.value, &mut value);
+                sender.send(name, partition, Some(record.key), &value).map_err(|error| anyhow!(error))?;
+            }
             skip => *skip -= 1,
         }
     }

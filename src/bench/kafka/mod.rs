@@ -109,6 +109,7 @@ async fn measure(
             ensure!(ran.records == plan.records, "{name} read {} records of {}", ran.records, plan.records);
             if case > 0 {
                 let tallies = std::mem::take(&mut ran.tallies);
+                ensure!(!tallies.is_empty(), "{name} has counted nothing; this is a defect");
                 match &expected {
                     None => expected = Some(tallies),
                     Some(expected) if *expected != tallies => {

@@ -152,7 +152,8 @@ impl KafkaConfig {
             }
         };
         set("queued.max.messages.kbytes", &kbytes.to_string());
-        set("queued.min.messages", "1000000");
+        // A message that waits takes some 250 bytes beside its own: of short ones the bytes bound too little.
+        set("queued.min.messages", "20000");
         set("fetch.message.max.bytes", &(kbytes * 1024 / 4).clamp(256 << 10, 4 << 20).to_string());
         set("fetch.max.bytes", "16777216");
         // How soon a full queue is looked at again: it is emptied within milliseconds.
