@@ -1,9 +1,11 @@
 //! `tallyflow bench`: named workloads through the real path, beside a plain loop over the same bytes.
 
 mod arena;
+pub mod kafka;
 mod pause;
 mod plain;
 mod polls;
+mod process;
 pub mod recovery;
 pub mod viewers;
 
@@ -12,7 +14,7 @@ use anyhow::{anyhow, bail};
 use arena::{Arena, ArenaSource, Partition};
 use cpu_time::ProcessTime;
 use indicatif::{ProgressBar, ProgressStyle};
-use plain::{Plain, Tallies};
+use plain::{Plain, PlainLoop, Tallies};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,12 +57,33 @@ pub struct Report {
 /// A workload that goes through the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
-    /// Posts by hashtag.
+    /// Posts by hashtag, each record as it comes.
+    Hashtags,
+    /// Posts by hashtag, each in its newest version.
     Posts,
     /// Votes by option.
     Votes,
     /// Posts in many polls.
     Polls,
+}
+
+impl Named {
+    fn spec(self) -> Spec {
+        match self {
+            Named::Hashtags => HASHTAGS,
+            Named::Posts => POSTS,
+            Named::Votes => VOTES,
+            Named::Polls => POLLS,
+        }
+    }
+
+    /// What a line is called, of whatever side.
+    fn line(self, subject: &str, group: &str) -> String {
+        match self {
+            Named::Votes | Named::Polls => format!("{subject}/{group}"),
+            Named::Hashtags | Named::Posts => group.to_owned(),
+        }
+    }
 }
 
 /// What a workload is made of.
@@ -71,19 +94,45 @@ struct Spec {
     workload: Workload,
     /// What the simulation is to do otherwise than by default.
     simulate: fn(&mut SimulateOptions),
+    /// Writes a record from its simulation.
+    write: fn(&[u8], &mut Vec<u8>),
     job: &'static str,
     polls: fn() -> Vec<PollInForce>,
-    plain: fn(&Arena) -> Plain,
+    plain: fn() -> Box<dyn PlainLoop>,
     entity: &'static str,
     engine_adds: &'static str,
     loop_leaves: &'static str,
 }
+
+const HASHTAGS: Spec = Spec {
+    name: "hashtags",
+    what: "posts, from memory, decoded and counted",
+    workload: Workload::Posts,
+    // Of a deletion nothing could be counted: it would be a dead letter.
+    simulate: |options| options.deletions = 0.0,
+    write: with_hashtags,
+    polls: Vec::new,
+    job: r#"
+        name = "hashtags"
+        dataflow = "tally"
+        [[input]]
+        topic = "records"
+        format = "json"
+        [tally]
+        group = "/hashtags"
+    "#,
+    plain: plain::hashtags,
+    entity: "post",
+    engine_adds: "the engine keeps accounting, epochs and a digest; it leaves out the log and HTTP",
+    loop_leaves: "the loop keeps the hashtags' counts, nothing else",
+};
 
 const POSTS: Spec = Spec {
     name: "posts",
     what: "posts, from memory, decoded and tallied",
     workload: Workload::Posts,
     simulate: |_| {},
+    write: as_it_is,
     polls: Vec::new,
     job: r#"
         name = "hashtags"
@@ -107,6 +156,7 @@ const VOTES: Spec = Spec {
     what: "votes, from memory, decoded and tallied",
     workload: Workload::Votes,
     simulate: |_| {},
+    write: as_it_is,
     polls: Vec::new,
     job: r#"
         name = "votes"
@@ -132,6 +182,7 @@ const POLLS: Spec = Spec {
     what: "posts, from memory, decoded and tallied in 1,000 polls of 4 options each",
     workload: Workload::Posts,
     simulate: polls::simulate,
+    write: as_it_is,
     job: polls::JOB,
     polls: polls::polls,
     plain: polls::plain,
@@ -142,11 +193,7 @@ const POLLS: Spec = Spec {
 
 /// Runs a workload and prints what it came to.
 pub fn run(workload: Named, records: u64, workers: usize, voters: u32, json: bool) -> anyhow::Result<()> {
-    let spec = match workload {
-        Named::Posts => POSTS,
-        Named::Votes => VOTES,
-        Named::Polls => POLLS,
-    };
+    let spec = workload.spec();
     let progress = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message(format!("making {records} {}", spec.workload.name()));
@@ -173,7 +220,9 @@ pub fn run(workload: Named, records: u64, workers: usize, voters: u32, json: boo
     // The loop comes second: it finds warm memory, which is to its advantage.
     progress.set_message("the plain loop");
     let started = Instant::now();
-    let Plain { tallies: expected, entities, matches } = (spec.plain)(&arena);
+    let mut plain = (spec.plain)();
+    arena.records().for_each(|record| plain.record(&record));
+    let Plain { tallies: expected, entities, matches } = plain.finish();
     let loop_s = started.elapsed().as_secs_f64();
 
     progress.finish_and_clear();
@@ -197,6 +246,19 @@ pub fn run(workload: Named, records: u64, workers: usize, voters: u32, json: boo
     Ok(())
 }
 
+fn as_it_is(record: &[u8], to: &mut Vec<u8>) {
+    to.extend_from_slice(record);
+}
+
+/// With the hashtags of the text as a field of their own, which any format can count.
+fn with_hashtags(record: &[u8], to: &mut Vec<u8>) {
+    let text = String::from_utf8_lossy(record.strip_suffix(b"}").unwrap_or(record));
+    let words = text.split('#').skip(1).map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next());
+    let words: Vec<String> = words.flatten().filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    to.extend_from_slice(text.as_bytes());
+    to.extend_from_slice(format!(r#","hashtags":{}}}"#, serde_json::json!(words)).as_bytes());
+}
+
 fn make(spec: &Spec, records: u64, voters: u32) -> Arena {
     let mut options = SimulateOptions { records: Some(records), voters, ..SimulateOptions::default() };
     (spec.simulate)(&mut options);
@@ -205,7 +267,7 @@ fn make(spec: &Spec, records: u64, voters: u32) -> Arena {
     arena.partitions.resize_with(PARTITIONS as usize, Partition::default);
     while let Some(record) = simulation.generate() {
         let partition = &mut arena.partitions[partition_of(record.key, PARTITIONS).0 as usize];
-        partition.bytes.extend_from_slice(record.value);
+        (spec.write)(record.value, &mut partition.bytes);
         partition.ends.push(partition.bytes.len());
     }
     arena
@@ -213,10 +275,7 @@ fn make(spec: &Spec, records: u64, voters: u32) -> Arena {
 
 fn tallies(results: &JobResults, workload: Named) -> Tallies {
     let line = |(subject, group, values): (&str, &tallyflow_dataflows::results::Group, &[_])| {
-        let name = match workload {
-            Named::Votes | Named::Polls => format!("{subject}/{}", group.text()),
-            Named::Posts => group.text(),
-        };
+        let name = workload.line(subject, &group.text());
         let count = values.first().and_then(|v: &tallyflow_dataflows::number::Decimal| v.to_i64());
         (name, count.unwrap_or_default())
     };

@@ -1,13 +1,13 @@
 //! The workload `polls`: many polls over posts, which have enough different words for all of their options.
 
-use crate::bench::arena::Arena;
-use crate::bench::plain::{Plain, needs, text};
+use crate::bench::plain::{Plain, PlainLoop, needs, text};
 use hashbrown::HashMap;
 use std::time::Duration;
 use tallyflow_connectors::decode::BuiltinFormats;
 use tallyflow_connectors::feeds::simulate::{LANGUAGES, MOODS, SimulateOptions, hashtag_name};
-use tallyflow_dataflows::decode::{Decoded, Event, Formats, Value};
-use tallyflow_dataflows::operators::match_options::{Matcher, Scratch};
+use tallyflow_dataflows::decode::{Decoded, Decoder, Event, Formats, Value};
+use tallyflow_dataflows::operators::match_options::{Found, Matcher, Scratch};
+use tallyflow_dataflows::record::RecordRef;
 use tallyflow_dataflows::spec::Keep;
 use tallyflow_dataflows::spec::polls::{Choices, Match, Poll, PollInForce, Reposts};
 use tallyflow_dataflows::time::parse_time;
@@ -59,30 +59,51 @@ pub fn polls() -> Vec<PollInForce> {
 
 /// Options of polls, each post in its newest version. With the engine's matcher: what is measured is all
 /// that the engine does besides.
-pub fn plain(arena: &Arena) -> Plain {
+pub fn plain() -> Box<dyn PlainLoop> {
     let polls = polls();
     let mut matcher = Matcher::default();
     for (number, poll) in (0..).zip(&polls) {
         matcher.insert(number, &poll.poll.options, Match::Word);
     }
-    let mut decoder = BuiltinFormats.decoder("post", &needs(["/id", "/at", "/text", "/hashtags", "/repost"]));
-    let (mut scratch, mut found, mut matches) = (Scratch::default(), Vec::new(), 0);
-    let mut posts: HashMap<String, (i64, Box<[u32]>)> = HashMap::new();
-    let mut counts = vec![0i64; POLLS * OPTIONS];
-    for record in arena.records() {
+    Box::new(Polled {
+        polls,
+        matcher,
+        decoder: BuiltinFormats.decoder("post", &needs(["/id", "/at", "/text", "/hashtags", "/repost"])),
+        scratch: Scratch::default(),
+        found: Vec::new(),
+        matches: 0,
+        posts: HashMap::new(),
+        counts: vec![0; POLLS * OPTIONS],
+    })
+}
+
+struct Polled {
+    polls: Vec<PollInForce>,
+    matcher: Matcher,
+    decoder: Box<dyn Decoder>,
+    scratch: Scratch,
+    found: Vec<Found>,
+    matches: u64,
+    posts: HashMap<String, (i64, Box<[u32]>)>,
+    counts: Vec<i64>,
+}
+
+impl PlainLoop for Polled {
+    fn record(&mut self, record: &RecordRef<'_>) {
         let mut event = Event::default();
-        let Ok(decoded) = decoder.decode(&record, &mut event) else { continue };
-        let [Some(Value::Text(id)), Some(at), said, hashtags, repost] = &event.slots[..] else { continue };
-        let Ok(at) = parse_time(at) else { continue };
-        found.clear();
+        let Ok(decoded) = self.decoder.decode(record, &mut event) else { return };
+        let [Some(Value::Text(id)), Some(at), said, hashtags, repost] = &event.slots[..] else { return };
+        let Ok(at) = parse_time(at) else { return };
+        self.found.clear();
         if let (Decoded::Event, Some(Value::Text(said)), Some(Value::Array(hashtags)), Some(Value::Bool(false))) =
             (decoded, said, hashtags, repost)
         {
-            matcher.find(said, hashtags.iter().filter_map(text), &mut scratch, &mut found);
-            matches += found.len() as u64;
+            self.matcher.find(said, hashtags.iter().filter_map(text), &mut self.scratch, &mut self.found);
+            self.matches += self.found.len() as u64;
         }
-        let now = found.iter().map(|found| found.poll * OPTIONS as u32 + u32::from(found.option));
-        match posts.get_mut(&**id) {
+        let now = self.found.iter().map(|found| found.poll * OPTIONS as u32 + u32::from(found.option));
+        let counts = &mut self.counts;
+        match self.posts.get_mut(&**id) {
             Some(old) if at < old.0 => {}
             Some(old) => {
                 old.1.iter().for_each(|line| counts[*line as usize] -= 1);
@@ -91,12 +112,15 @@ pub fn plain(arena: &Arena) -> Plain {
             }
             None => {
                 now.clone().for_each(|line| counts[line as usize] += 1);
-                posts.insert(id.to_string(), (at, now.collect()));
+                self.posts.insert(id.to_string(), (at, now.collect()));
             }
         }
     }
-    let options = polls.iter().flat_map(|poll| poll.poll.options.iter().map(|option| (&poll.poll.id, option)));
-    let lines = options.zip(counts).filter(|(_, count)| *count != 0);
-    let tallies = lines.map(|((poll, option), count)| (format!("{poll}/{option}"), count)).collect();
-    Plain { tallies, entities: posts.len() as u64, matches: Some(matches) }
+
+    fn finish(self: Box<Self>) -> Plain {
+        let options = self.polls.iter().flat_map(|poll| poll.poll.options.iter().map(|option| (&poll.poll.id, option)));
+        let lines = options.zip(&self.counts).filter(|(_, count)| **count != 0);
+        let tallies = lines.map(|((poll, option), count)| (format!("{poll}/{option}"), *count)).collect();
+        Plain { tallies, entities: self.posts.len() as u64, matches: Some(self.matches) }
+    }
 }

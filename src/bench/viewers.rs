@@ -6,6 +6,7 @@
 //!    '--> the viewers (their own process), who read events and note how old they are
 //! ```
 
+use crate::bench::process::{cpu_s, first_line, rss_bytes};
 use crate::cli::output;
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
@@ -14,7 +15,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::task::JoinSet;
 
 /// What was measured.
@@ -290,19 +291,6 @@ impl Viewer {
     }
 }
 
-async fn first_line(child: &mut Child) -> anyhow::Result<String> {
-    let stdout = child.stdout.as_mut().context("the process has no output")?;
-    let mut line = Vec::new();
-    loop {
-        match stdout.read_u8().await {
-            Ok(b'\n') => break,
-            Ok(byte) => line.push(byte),
-            Err(_) => bail!("the process ended before it said what was expected"),
-        }
-    }
-    Ok(String::from_utf8(line)?)
-}
-
 async fn wait_for_tallies(http: &reqwest::Client, url: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !http.get(format!("{url}/api/jobs/viewed/tallies")).send().await?.status().is_success() {
@@ -312,21 +300,4 @@ async fn wait_for_tallies(http: &reqwest::Client, url: &str) -> anyhow::Result<(
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-/// The CPU time of a process in seconds, from proc(5); 0 where there is none.
-fn cpu_s(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may hold anything but ends with the last parenthesis: utime and stime are
-    // the 12th and 13th field, in ticks of 10 ms.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-/// The memory of a process in RAM; 0 where there is no proc(5).
-fn rss_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }

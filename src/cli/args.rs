@@ -70,6 +70,9 @@ pub enum Command {
     Feed(FeedCommand),
     /// Measure a workload through the real path, beside a plain loop over the same bytes
     Bench(BenchArgs),
+    /// The plain program of `bench --log kafka`
+    #[command(hide = true)]
+    BenchAlone { brokers: String, topic: String, records: u64, workload: Option<BenchWorkload> },
     /// The viewers' process of `bench --workload viewers`
     #[command(hide = true)]
     BenchViewers { addr: String, viewers: u32 },
@@ -81,6 +84,8 @@ pub enum Command {
 /// What `bench` measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BenchWorkload {
+    /// Posts by hashtag, each record as it comes
+    Hashtags,
     /// Posts by hashtag, each in its newest version
     Posts,
     /// Votes by option, the last of each voter
@@ -91,18 +96,41 @@ pub enum BenchWorkload {
     Recovery,
     /// Many readers of one job's events
     Viewers,
+    /// From a record that is due at a producer to the event that has it, with `--log kafka`
+    Latency,
+}
+
+/// What holds the records of `bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchLog {
+    /// The process's own memory: the engine without a log
+    Memory,
+    /// Apache Kafka: the whole server, beside plain programs
+    Kafka,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    #[arg(long, default_value = "votes")]
-    pub workload: BenchWorkload,
+    /// Votes by default; with `--log kafka` hashtags, then votes
+    #[arg(long)]
+    pub workload: Option<BenchWorkload>,
+    #[arg(long, default_value = "memory")]
+    pub log: BenchLog,
+    /// The brokers of `--log kafka`, HOST:PORT, several with commas between; topics named `bench-*` are made there
+    #[arg(long, value_name = "BROKERS", env = "TALLYFLOW_KAFKA_BROKERS")]
+    pub kafka: Option<String>,
     /// Records of posts or votes, voters of `recovery`
     #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     pub records: u64,
-    /// Worker threads of the engine
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
-    pub workers: u64,
+    /// Worker threads of the engine; by default 1, with `--log kafka` first 1, then 2
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub workers: Option<u64>,
+    /// How often each case is measured with `--log kafka`
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Records a second of `latency`
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    pub rate: u32,
     /// Different voters of the votes
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=50_000_000))]
     pub voters: u32,
@@ -112,7 +140,7 @@ pub struct BenchArgs {
     /// Deltas a second for the viewers
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub deltas: u32,
-    /// How long the viewers read
+    /// How long the viewers read, and how long records are produced in each case of `latency`
     #[arg(long = "for", value_name = "TIME", default_value = "20s", value_parser = duration)]
     pub for_: std::time::Duration,
     #[arg(long, default_value = "table")]

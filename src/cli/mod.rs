@@ -66,6 +66,10 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench(&args).map(|()| Outcome::Done),
+        Command::BenchAlone { brokers, topic, records, workload } => {
+            let workload = workload.map(named).transpose()?;
+            crate::bench::kafka::run_alone(&brokers, &topic, records, workload).map(|()| Outcome::Done)
+        }
         Command::BenchViewers { addr, viewers } => {
             serve::runtime()?.block_on(crate::bench::viewers::watch(&addr, viewers)).map(|()| Outcome::Done)
         }
@@ -117,18 +121,55 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
 }
 
 fn bench(args: &args::BenchArgs) -> anyhow::Result<()> {
+    use args::BenchWorkload::{Latency, Recovery, Viewers, Votes};
     let json = args.format == args::Format::Json;
-    let workload = match args.workload {
-        args::BenchWorkload::Posts => Named::Posts,
-        args::BenchWorkload::Votes => Named::Votes,
-        args::BenchWorkload::Polls => Named::Polls,
-        args::BenchWorkload::Recovery => return crate::bench::recovery::run(args.records, args.workers as usize, json),
-        args::BenchWorkload::Viewers => {
+    if args.log == args::BenchLog::Kafka {
+        return bench_kafka(args, json);
+    }
+    let workers = args.workers.unwrap_or(1) as usize;
+    match args.workload.unwrap_or(Votes) {
+        Recovery => crate::bench::recovery::run(args.records, workers, json),
+        Viewers => {
             let runtime = serve::runtime()?;
-            return runtime.block_on(crate::bench::viewers::run(args.viewers, args.deltas, args.for_, json));
+            runtime.block_on(crate::bench::viewers::run(args.viewers, args.deltas, args.for_, json))
         }
+        Latency => Err(WrongUsage(anyhow::anyhow!("the workload latency wants --log kafka")).into()),
+        workload => crate::bench::run(named(workload)?, args.records, workers, args.voters, json),
+    }
+}
+
+fn bench_kafka(args: &args::BenchArgs, json: bool) -> anyhow::Result<()> {
+    let Some(brokers) = args.kafka.clone().filter(|brokers| !brokers.is_empty()) else {
+        return Err(WrongUsage(anyhow::anyhow!("--log kafka wants to know where: --kafka HOST:PORT")).into());
     };
-    crate::bench::run(workload, args.records, args.workers as usize, args.voters, json)
+    let is_latency = args.workload == Some(args::BenchWorkload::Latency);
+    let workloads = match args.workload {
+        None => vec![Named::Hashtags, Named::Votes],
+        Some(_) if is_latency => Vec::new(),
+        Some(args::BenchWorkload::Polls) => {
+            return Err(WrongUsage(anyhow::anyhow!("the workload polls is measured without --log")).into());
+        }
+        Some(workload) => vec![named(workload)?],
+    };
+    let workers = args.workers.map_or_else(|| vec![1, 2], |workers| vec![workers as usize]);
+    let (records, voters, rounds) = (args.records, args.voters, args.rounds);
+    let plan = crate::bench::kafka::Plan { brokers, workloads, records, voters, workers, rounds, json };
+    let runtime = serve::runtime()?;
+    if is_latency {
+        return runtime.block_on(crate::bench::kafka::latency::run(&plan, args.rate, args.for_));
+    }
+    runtime.block_on(crate::bench::kafka::run(&plan))
+}
+
+/// A workload that goes through the engine, whatever the log.
+fn named(workload: args::BenchWorkload) -> anyhow::Result<Named> {
+    match workload {
+        args::BenchWorkload::Hashtags => Ok(Named::Hashtags),
+        args::BenchWorkload::Posts => Ok(Named::Posts),
+        args::BenchWorkload::Votes => Ok(Named::Votes),
+        args::BenchWorkload::Polls => Ok(Named::Polls),
+        _ => Err(WrongUsage(anyhow::anyhow!("this workload has no records in Kafka; leave out --log")).into()),
+    }
 }
 
 /// Runs a client command. One thread is plenty: it waits for a server.

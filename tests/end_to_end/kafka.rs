@@ -5,6 +5,7 @@
 //! not set, the tests say so and pass.
 
 mod away;
+mod bench;
 #[allow(dead_code)]
 #[path = "../../connectors/tests/kafka/broker.rs"]
 mod broker;

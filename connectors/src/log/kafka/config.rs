@@ -156,7 +156,8 @@ impl KafkaConfig {
             }
         };
         set("queued.max.messages.kbytes", &kbytes.to_string());
-        set("queued.min.messages", "1000000");
+        // A message that waits takes memory beside its bytes, of short ones more than those: they are bounded, too.
+        set("queued.min.messages", "20000");
         set("fetch.message.max.bytes", &(kbytes * 1024 / 4).clamp(256 << 10, 4 << 20).to_string());
         set("fetch.max.bytes", "16777216");
         // How soon a full queue is looked at again: it is emptied within milliseconds.
@@ -174,6 +175,24 @@ impl KafkaConfig {
         config.set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "error");
         config.set("isolation.level", "read_committed");
+        config
+    }
+
+    /// A client of a program that only reads, as fast as it can.
+    pub(super) fn draining(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("group.id", GROUP).set("enable.auto.commit", "false").set("auto.offset.reset", "error");
+        config.set("isolation.level", "read_committed");
+        config.set("queued.min.messages", "1000000").set("queued.max.messages.kbytes", "262144");
+        config.set("fetch.message.max.bytes", "4194304");
+        config
+    }
+
+    /// A client of a program that only appends.
+    pub(super) fn sending(&self, linger: Duration) -> ClientConfig {
+        let mut config = self.base();
+        config.set("enable.idempotence", "true").set("delivery.report.only.error", "true");
+        config.set("linger.ms", linger.as_millis().to_string()).set("batch.num.messages", "100000");
         config
     }
 

@@ -21,6 +21,7 @@ mod ffi;
 mod figures;
 mod look;
 mod once;
+pub mod plain;
 mod reader;
 mod service;
 mod transactions;
