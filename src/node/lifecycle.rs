@@ -20,7 +20,7 @@ use tallyflow_dataflows::update::{EpochUpdate, Graph, JobId};
 impl Node {
     /// Only checks a job file.
     pub fn validate(&self, text: &JobText) -> Result<JobSpec, SubmitError> {
-        let topics = self.log.topics().map_err(|e| SubmitError::Failed(e.to_string()))?;
+        let topics = self.log.topics()?;
         let topics = topics.into_iter().filter(|t| !is_internal(&t.name)).collect::<Vec<_>>();
         let partitions = |name: &str| topics.iter().find(|t| t.name == name).map(|t| t.partitions.len() as u32);
         let around = Surroundings {
@@ -59,7 +59,7 @@ impl Node {
         }
         let failed = |e: &dyn std::fmt::Display| SubmitError::Failed(e.to_string());
         let inputs = spec.inputs.iter().map(|input| self.resolve(input)).collect::<Result<Vec<_>, _>>();
-        let inputs = inputs.map_err(|e| failed(&e))?;
+        let inputs = inputs?;
         let id = self.jobs().iter().map(|job| job.id.0).max();
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let record = JobRecord {

@@ -104,6 +104,9 @@ pub enum SubmitError {
     /// What must survive could not be written.
     #[error("the job can't be noted: {0}")]
     Log(#[from] ProduceError),
+    /// The log can't be asked what there is to read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error("{0}")]
     Failed(String),
 }

@@ -122,6 +122,7 @@ impl From<SubmitError> for Problem {
             SubmitError::Taken(_) | SubmitError::InTheWay(_) => Problem::new(StatusCode::CONFLICT, detail),
             SubmitError::Faults(faults) => Problem::refused(detail).with_faults(faults),
             SubmitError::Log(error) => error.into(),
+            SubmitError::Source(error) => error.into(),
             SubmitError::Failed(_) => Problem::internal(detail),
         }
     }

@@ -378,9 +378,14 @@ async fn a_reader_is_served_over_a_socket_and_told_when_the_server_stops() {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shared = Shared::new(Asked::Node(host), ServerConfig::default());
-    let server = tokio::spawn(accept::run((listener, tokio::sync::mpsc::channel(1).1), router(shared.clone()), shared, async move {
-        let _ = stopped.await;
-    }));
+    let server = tokio::spawn(accept::run(
+        (listener, tokio::sync::mpsc::channel(1).1),
+        router(shared.clone()),
+        shared,
+        async move {
+            let _ = stopped.await;
+        },
+    ));
     let mut reader = TcpStream::connect(address).await.unwrap();
     reader.write_all(b"GET /api/jobs/moods/events HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let head = read_until(&mut reader, "event: snapshot").await;

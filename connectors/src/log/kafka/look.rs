@@ -145,10 +145,15 @@ impl Looker {
             let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
             list.add_partition_offset(topic, partition, At::from_raw(time)).map_err(|error| failed(&error))?;
         }
-        let found = match self.consumer.offsets_for_times(list, ANSWER) {
-            Ok(found) => found,
-            Err(error) if is_unknown(&error) => return Ok(HashMap::new()),
-            Err(error) => return Err(failed(&error)),
+        let until = Instant::now() + ANSWER;
+        let found = loop {
+            match self.consumer.offsets_for_times(list.clone(), ANSWER) {
+                Ok(found) => break found,
+                Err(error) if is_unknown(&error) => return Ok(HashMap::new()),
+                // A partition that was just made, or has lost its leader, has another in a moment.
+                Err(error) if has_no_leader(&error) && Instant::now() < until => std::thread::sleep(AGAIN),
+                Err(error) => return Err(failed(&error)),
+            }
         };
         self.shared.is_back();
         let mut offsets = HashMap::new();
@@ -264,6 +269,12 @@ impl Looker {
         }
         Ok(found)
     }
+}
+
+/// Whether a partition has no leader just now, or another one than is known.
+fn has_no_leader(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
+    error.rdkafka_error_code().is_some_and(|code| matches!(code, LeaderNotAvailable | NotLeaderForPartition))
 }
 
 /// Whether an error says that there is no such topic or partition.
