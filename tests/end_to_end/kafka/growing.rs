@@ -75,7 +75,9 @@ fn a_copy_of_every_dead_letter_stands_in_its_topic_under_its_place() {
     let values: [(i32, &[u8]); 4] = [(0, good.as_bytes()), (0, b"no json"), (1, b"\xff\xfe"), (1, &long)];
     write(&brokers, &topic, values);
     assert_eq!(http.tallies_of(&topic, 4).accounting.rejected, 3);
-    eventually("the topic is there", || (http.get(&format!("/api/topics/{letters}/records")).status == 200).then_some(()));
+    eventually("the topic is there", || {
+        (http.get(&format!("/api/topics/{letters}/records")).status == 200).then_some(())
+    });
     let copies = eventually("all of them are there", || {
         let copies = read_topic(&brokers, &letters, 1);
         (copies.len() >= 3).then_some(copies)
