@@ -86,7 +86,7 @@ impl Node {
             Some((_, resolved)) => Ok(resolved.clone()),
             None => self.resolve(input),
         });
-        let inputs = inputs.collect::<Result<Vec<_>, _>>().map_err(|e| failed(&e))?;
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         self.begin_beside(&job, spec, inputs).map_err(|e| failed(&e))?;
         Ok(Submitted::Replacing(job))
     }
