@@ -158,7 +158,7 @@ impl KafkaConfig {
         set("queued.max.messages.kbytes", &kbytes.to_string());
         // A message that waits takes memory beside its bytes, of short ones more than those: they are bounded, too.
         set("queued.min.messages", "20000");
-        set("fetch.message.max.bytes", &(kbytes * 1024 / 4).clamp(256 << 10, 4 << 20).to_string());
+        set("fetch.message.max.bytes", &(kbytes * 1024 / 4).clamp(256 << 10, 1 << 20).to_string());
         set("fetch.max.bytes", "16777216");
         // How soon a full queue is looked at again: it is emptied within milliseconds.
         set("fetch.queue.backoff.ms", "2");
