@@ -167,7 +167,7 @@ fn ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 /// One round of a case, with a topic of its own.
 async fn one(brokers: &str, workers: Option<usize>, records_per_s: u32, for_: Duration) -> anyhow::Result<Round> {
     let mut random = [0; 6];
-    getrandom::fill(&mut random).context("the system gives no random numbers")?;
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let topic = random.iter().fold("bench-latency-".to_owned(), |name, byte| format!("{name}{byte:02x}"));
     let config = config(brokers)?;
     let sender = {

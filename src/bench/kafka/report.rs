@@ -45,7 +45,8 @@ impl Spread {
         let at = |index: usize| values.get(index).copied().unwrap_or_default();
         let (half, last) = (values.len() / 2, values.len().saturating_sub(1));
         // Of an even number of them, the mean of the two in the middle.
-        let median = if values.len().is_multiple_of(2) { (at(half.saturating_sub(1)) + at(half)) / 2.0 } else { at(half) };
+        let median =
+            if values.len().is_multiple_of(2) { (at(half.saturating_sub(1)) + at(half)) / 2.0 } else { at(half) };
         Spread { median, min: at(0), max: at(last) }
     }
 

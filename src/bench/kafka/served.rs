@@ -33,7 +33,7 @@ impl Server {
     pub async fn start(brokers: &str, workers: usize) -> anyhow::Result<Server> {
         let dir = tempfile::tempdir().context("a temporary directory can't be made")?;
         let mut random = [0; 6];
-        getrandom::fill(&mut random).context("the system gives no random numbers")?;
+        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let prefix = random.iter().fold("tallyflow-bench-".to_owned(), |name, byte| format!("{name}{byte:02x}"));
         let mut node = Command::new(std::env::current_exe()?)
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "error", "--kafka", brokers])

@@ -1,4 +1,4 @@
-//! The few calls of librdkafka that its Rust crate does not wrap. All that is unsafe is here.
+//! The few calls of librdkafka that its Rust crate does not wrap. All that is unsafe of the log is here.
 
 use super::client::{Context, Reading};
 use rdkafka::bindings as sys;
