@@ -32,7 +32,7 @@ mod votes;
 #[cfg(test)]
 mod poll_tests;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

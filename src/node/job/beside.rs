@@ -72,7 +72,7 @@ impl Job {
                 return Applied::Beside { plan: beside.plan.clone(), near };
             }
             // What has caught up is another state, not the one before and a change.
-            let change = inner.catching_up.is_none().then(|| self.feeds.copy(&update));
+            let change = inner.catching_up.is_none().then(|| self.feeds.copy(&update)).flatten();
             let (told, again) = inner.apply(update);
             if told {
                 self.feeds.change(self.id, change);

@@ -61,15 +61,11 @@ impl Feeds {
 
     /// A job has changed by what was copied; `None`: it has another state altogether. Called while the job is
     /// locked, so that changes keep their order.
-    pub(super) fn change(&self, job: JobId, change: Option<Option<EpochUpdate>>) {
-        match change {
-            Some(Some(update)) => {
-                for feed in self.read().iter() {
-                    feed.change(job, &update);
-                }
-            }
-            // Nobody was there when it was copied: who came since is told all.
-            Some(None) | None => self.renew(job),
+    pub(super) fn change(&self, job: JobId, change: Option<EpochUpdate>) {
+        // Where nobody was there when it was copied, who came since is told all.
+        let Some(update) = change else { return self.renew(job) };
+        for feed in self.read().iter() {
+            feed.change(job, &update);
         }
     }
 
@@ -146,7 +142,10 @@ impl Feed {
         match state.jobs.get_mut(&job.id) {
             Some(changes) => Portion::Changes(std::mem::take(changes).updates),
             None => {
-                state.jobs.insert(job.id, Changes::default());
+                // What shows nothing yet has nothing that changes could be of.
+                if inner.results.epoch().is_some() {
+                    state.jobs.insert(job.id, Changes::default());
+                }
                 drop(state);
                 Portion::Whole(Box::new(inner.head(job)))
             }

@@ -8,6 +8,8 @@ mod recounted;
 mod status;
 
 #[cfg(test)]
+mod mirrored_tests;
+#[cfg(test)]
 mod tests;
 
 pub use beside::{Applied, Failed, Place};
