@@ -13,6 +13,8 @@ pub struct Kafka {
     pub prefix: String,
     /// The topic of dead letters; `None`: they are in none.
     pub dead_letters: Option<String>,
+    /// Begins the names of groups in which offsets are committed for tools; `None`: none are.
+    pub lag_groups: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -23,6 +25,7 @@ pub(super) struct RawKafka {
     pub replication_factor: u64,
     pub queue_bytes_max: u64,
     pub dead_letters: String,
+    pub lag_groups: String,
     pub properties: BTreeMap<String, RawProperty>,
 }
 
@@ -103,6 +106,7 @@ impl RawKafka {
             let what = format!("{topic:?} can't be a topic's name; take letters, digits, '.', '_' or '-', or nothing");
             return Err(("kafka.dead_letters", what));
         }
-        Ok(Some(Kafka { config, prefix: self.prefix, dead_letters }))
+        let lag_groups = Some(self.lag_groups).filter(|groups| !groups.is_empty());
+        Ok(Some(Kafka { config, prefix: self.prefix, dead_letters, lag_groups }))
     }
 }

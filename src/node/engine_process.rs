@@ -3,7 +3,7 @@
 //! It ends at once when its standard input ends, that is when its node is gone, and aborts when any of
 //! its threads panics: half an engine is worse than none, and the node starts a new one.
 
-use crate::node::wire::{FromEngine, LogPlace, Membership, ToEngine, read_frame, write_frame};
+use crate::node::wire::{Brokers, FromEngine, LogPlace, Membership, ToEngine, read_frame, write_frame};
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
@@ -98,7 +98,8 @@ pub fn run() -> anyhow::Result<()> {
             ToEngine::Ping(ping) => {
                 let elsewhere = engine.peers().into_iter().map(|peer| peer.workers_silence).max();
                 let silence_ms = engine.silence().max(elsewhere.unwrap_or_default()).as_millis() as u64;
-                send.send(Outgoing::Frame(FromEngine::Pong { ping, silence_ms }))?;
+                let brokers = reader.brokers();
+                send.send(Outgoing::Frame(FromEngine::Pong { ping, silence_ms, brokers }))?;
             }
         }
     }
@@ -177,6 +178,13 @@ impl EngineLog {
                 Ok(EngineLog::Embedded(Arc::new(reader)))
             }
             LogPlace::Kafka(config) => Ok(EngineLog::Kafka(Arc::new(KafkaSource::open(config)?))),
+        }
+    }
+
+    fn brokers(&self) -> Brokers {
+        match self {
+            EngineLog::Embedded(_) => Brokers::new(),
+            EngineLog::Kafka(source) => source.figures().brokers(),
         }
     }
 

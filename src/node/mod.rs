@@ -21,6 +21,7 @@ mod link;
 mod partitions;
 mod patience;
 pub mod polls;
+mod progress;
 mod recount;
 mod replace;
 mod rescale;
@@ -38,6 +39,7 @@ pub use recount::{
 pub use replace::Submitted;
 pub use rescale::{Receipt, ReceiptState, RescaleError};
 pub use voids::{VoidError, VoidState, VoidView, VoidedOffsets};
+pub use wire::Brokers;
 
 use crate::config::{Config, Host};
 use anyhow::{Context, bail};
@@ -369,6 +371,7 @@ impl Node {
         node.watch_generation()?;
         node.watch_partitions()?;
         node.publish_letters()?;
+        node.tell_progress()?;
         node.recount_periodically()?;
         Ok(node)
     }

@@ -3,12 +3,12 @@
 use crate::node::job::{Applied, Failed, Job, JobState, Plan};
 use crate::node::link::{Link, next_frame};
 use crate::node::replace::letters_of;
-use crate::node::wire::{FromEngine, LogPlace, ToEngine};
-use crate::node::{Node, job_failure};
+use crate::node::wire::{Brokers, FromEngine, LogPlace, ToEngine};
+use crate::node::{Node, job_failure, lock};
 use std::io::BufReader;
 use std::process::ChildStdout;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tallyflow_connectors::dead_letters::{Again, DeadLetter, DeadLetters};
 use tallyflow_dataflows::claim::Position;
@@ -44,6 +44,7 @@ pub struct Pulse {
     /// When the engine was started or gave its last answer, in ms since the node started.
     answered_ms: AtomicU64,
     silence_ms: AtomicU64,
+    brokers: Mutex<Brokers>,
 }
 
 /// How often the engine is asked for a sign of life.
@@ -178,7 +179,8 @@ impl Node {
                 }
             }
             FromEngine::Refused(why) => tracing::error!("the engine: {why}"),
-            FromEngine::Pong { silence_ms, .. } => {
+            FromEngine::Pong { silence_ms, brokers, .. } => {
+                *lock(&self.pulse.brokers) = brokers;
                 self.pulse.answered_ms.store(self.uptime_ms(), Ordering::Release);
                 self.pulse.silence_ms.store(silence_ms, Ordering::Release);
             }
@@ -301,6 +303,11 @@ impl Node {
             // The next epoch tries again; half a block is left.
             Err(error) => tracing::warn!("reserving epochs: {error}"),
         }
+    }
+
+    /// What the engine knows of the brokers that it reads from.
+    pub fn brokers(&self) -> Brokers {
+        lock(&self.pulse.brokers).clone()
     }
 
     /// Asks for a sign of life; an engine that gives none for too long is killed, and so started again.

@@ -3,14 +3,18 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use tallyflow_connectors::checkpoint_store::CheckpointPlace;
-use tallyflow_connectors::log::kafka::KafkaConfig;
+use tallyflow_connectors::log::kafka::{BrokerFigures, KafkaConfig};
 use tallyflow_dataflows::claim::HashKey;
 use tallyflow_dataflows::engine::Command;
 use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::update::EngineEvent;
+
+/// Brokers of Kafka by `host:port`, as those see them who read.
+pub type Brokers = BTreeMap<String, BrokerFigures>;
 
 /// Where the log is that the engine reads.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,10 +68,12 @@ pub enum FromEngine {
     /// The workers run.
     Ready,
     Event(Box<EngineEvent>),
-    /// The answer to a ping: for how long the slowest worker has not come round.
+    /// The answer to a ping: for how long the slowest worker has not come round, and what is known of the brokers
+    /// that it reads from.
     Pong {
         ping: u64,
         silence_ms: u64,
+        brokers: Brokers,
     },
     /// The engine could not start, or can't go on.
     Refused(String),

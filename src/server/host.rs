@@ -4,8 +4,8 @@
 use crate::node::job::{CheckpointStatus, Job};
 use crate::node::polls::{PollError, PollView};
 use crate::node::{
-    CancelMode, ClusterStatus, JobError, JobText, Member, Node, Receipt, RecountError, Recounted, RescaleError,
-    SubmitError, Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion, is_internal,
+    Brokers, CancelMode, ClusterStatus, JobError, JobText, Member, Node, Receipt, RecountError, Recounted,
+    RescaleError, SubmitError, Submitted, VoidError, VoidView, WhyAnswer, WhyQuestion, is_internal,
 };
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,6 +22,8 @@ pub trait Shows: Send + Sync + 'static {
     fn cluster(&self) -> ClusterStatus;
     /// Whether the engine runs and every job that should run does.
     fn ready(&self) -> Result<(), String>;
+    /// What the engine knows of the brokers of Kafka that it reads from.
+    fn brokers(&self) -> Brokers;
 }
 
 /// The node as the server sees it. What blocks is called on a thread for blocking work.
@@ -110,6 +112,9 @@ impl Shows for Node {
     fn ready(&self) -> Result<(), String> {
         self.ready()
     }
+    fn brokers(&self) -> Brokers {
+        self.brokers()
+    }
 }
 
 impl Shows for Member {
@@ -124,6 +129,9 @@ impl Shows for Member {
     }
     fn ready(&self) -> Result<(), String> {
         self.ready()
+    }
+    fn brokers(&self) -> Brokers {
+        self.brokers()
     }
 }
 

@@ -98,6 +98,11 @@ struct OfInput {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfBroker {
+    broker: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPartition {
     topic: String,
     partition: u32,
@@ -109,6 +114,7 @@ pub fn render(shared: &Shared, topics: &[TopicState]) -> Result<String, std::fmt
     jobs(shared, &mut now);
     log(topics, &mut now);
     engine_and_streams(shared, &mut now);
+    brokers(shared, &mut now);
     let mut text = String::new();
     encode_registry(&mut text, &shared.metrics.registry)?;
     encode_registry(&mut text, &now)?;
@@ -120,6 +126,7 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     let records: Family<OfClass, Counter> = Family::default();
     let claims: Family<OfClass, Gauge> = Family::default();
     let (epoch, lines) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
+    let closed: Family<OfJob, Gauge<f64, AtomicU64>> = Family::default();
     let lag: Family<OfInput, Gauge> = Family::default();
     let states: Family<OfState, Gauge> = Family::default();
     let (history_points, history_bytes) = (Family::<OfJob, Gauge>::default(), Family::<OfJob, Gauge>::default());
@@ -145,7 +152,8 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
             claims.get_or_create(&OfClass { job: name(), class }).set(n as i64);
         }
         epoch.get_or_create(&OfJob { job: name() }).set(status.epoch.map_or(0, |e| e.0 as i64));
-        let count = job.read(|results| results.line_count()).unwrap_or_default();
+        let (count, at_ms) = job.read(|results| (results.line_count(), results.at_ms())).unwrap_or_default();
+        closed.get_or_create(&OfJob { job: name() }).set(at_ms as f64 / 1e3);
         lines.get_or_create(&OfJob { job: name() }).set(count as i64);
         for input in &status.inputs {
             let labels = OfInput { job: name(), topic: input.topic.clone(), partition: input.partition.0 };
@@ -169,6 +177,8 @@ fn jobs(shared: &Shared, registry: &mut Registry) {
     registry.register("job_records", "Records read, by what became of them", records);
     registry.register("job_claims", "Claims, by what they are now", claims);
     registry.register("job_epoch", "The newest closed epoch", epoch);
+    let help = "When the newest epoch was closed, in seconds since 1970; 0 before the first";
+    registry.register("job_epoch_timestamp_seconds", help, closed);
     registry.register("job_lines", "Lines of all subjects", lines);
     registry.register("job_lag_records", "Records that are there and not yet read", lag);
     registry.register("history_points", "Points kept of the past", history_points);
@@ -256,6 +266,32 @@ fn log(topics: &[TopicState], registry: &mut Registry) {
     }
     registry.register("log_end_offset", "One past the last offset", ends);
     registry.register("log_held_bytes", "Bytes of keys and values held", bytes);
+}
+
+/// What librdkafka tells of brokers, over its last five seconds; nothing where the log is the embedded one.
+fn brokers(shared: &Shared, registry: &mut Registry) {
+    let (mean, p99) =
+        (Family::<OfBroker, Gauge<f64, AtomicU64>>::default(), Family::<OfBroker, Gauge<f64, AtomicU64>>::default());
+    let throttle: Family<OfBroker, Gauge<f64, AtomicU64>> = Family::default();
+    let (connects, bytes): (Family<OfBroker, Counter>, Family<OfBroker, Counter>) = Default::default();
+    let known = shared.shows.brokers();
+    if known.is_empty() {
+        return;
+    }
+    for (broker, figures) in known {
+        let of = OfBroker { broker };
+        mean.get_or_create(&of).set(figures.rtt_us.0 as f64 / 1e6);
+        p99.get_or_create(&of).set(figures.rtt_us.1 as f64 / 1e6);
+        throttle.get_or_create(&of).set(figures.throttle_ms as f64 / 1e3);
+        connects.get_or_create(&of).inc_by(u64::try_from(figures.connects).unwrap_or(0));
+        bytes.get_or_create(&of).inc_by(figures.bytes);
+    }
+    let help = "From a request of the engine to the broker's answer, on average; a fetch is held for 100 ms where there is nothing";
+    registry.register("kafka_rtt_seconds", help, mean);
+    registry.register("kafka_rtt_p99_seconds", "Likewise, the 99th percentile", p99);
+    registry.register("kafka_throttle_seconds", "How long the broker has held answers back, at most", throttle);
+    registry.register("kafka_connects", "Connections that the engine's clients have made", connects);
+    registry.register("kafka_received_bytes", "Bytes that came from the broker", bytes);
 }
 
 fn engine_and_streams(shared: &Shared, registry: &mut Registry) {

@@ -182,6 +182,9 @@ impl Feed {
 }
 
 impl Shows for TestHost {
+    fn brokers(&self) -> crate::node::Brokers {
+        crate::node::Brokers::new()
+    }
     fn jobs(&self) -> Vec<Arc<Job>> {
         self.jobs.lock().unwrap().values().cloned().collect()
     }

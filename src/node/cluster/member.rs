@@ -5,7 +5,7 @@ use super::{BEAT, News, SILENCE_MAX, ToLeader, ToMember, Us};
 use crate::config::Config;
 use crate::node::job::{Job, JobStatus};
 use crate::node::link::{Link, next_frame};
-use crate::node::wire::{FromEngine, LogPlace, Membership, ToEngine, write_frame};
+use crate::node::wire::{Brokers, FromEngine, LogPlace, Membership, ToEngine, write_frame};
 use crate::node::{ClusterStatus, JobError, ProcessStatus, control, lock, lock_dir, open_log};
 use anyhow::{Context, bail, ensure};
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +37,7 @@ pub struct Member {
     /// The engine, and the run that it is of.
     engine: Mutex<Option<(u64, Arc<Link>)>>,
     news: Mutex<Option<News>>,
+    brokers: Mutex<Brokers>,
     /// The connection with the leader, while it is there.
     leader: Mutex<Option<TcpStream>>,
     /// Why it was refused for good.
@@ -83,6 +84,7 @@ impl Member {
             jobs: RwLock::default(),
             engine: Mutex::default(),
             news: Mutex::default(),
+            brokers: Mutex::default(),
             leader: Mutex::default(),
             refused: watch::channel(None).0,
             stopping: AtomicBool::new(false),
@@ -121,6 +123,11 @@ impl Member {
             }
         }
         status
+    }
+
+    /// What its engine knows of the brokers that it reads from.
+    pub fn brokers(&self) -> Brokers {
+        lock(&self.brokers).clone()
     }
 
     /// As the leader last said of itself, where it is there.
@@ -251,7 +258,12 @@ impl Member {
 
     fn take(self: &Arc<Self>, frame: ToMember, say: &Sender<ToLeader>) -> anyhow::Result<()> {
         match frame {
-            ToMember::Beat => {}
+            // Whether it hangs the leader sees.
+            ToMember::Beat => {
+                if let Some((_, link)) = &*lock(&self.engine) {
+                    link.ping(0);
+                }
+            }
             ToMember::Job(head) => match self.by_id(head.id) {
                 Some(job) => job.mirror_anew(*head),
                 None => {
@@ -302,7 +314,13 @@ impl Member {
         self.read_jobs().by_id.get(&id).cloned()
     }
 
-    fn start_engine(&self, run: u64, workers: usize, token: [u8; 16], say: &Sender<ToLeader>) -> anyhow::Result<()> {
+    fn start_engine(
+        self: &Arc<Self>,
+        run: u64,
+        workers: usize,
+        token: [u8; 16],
+        say: &Sender<ToLeader>,
+    ) -> anyhow::Result<()> {
         let cluster = &self.us.cluster;
         let host = cluster.own().name.clone();
         let member = Membership { process: cluster.process, processes: cluster.processes(), token, host };
@@ -316,8 +334,8 @@ impl Member {
         })?;
         tracing::info!(pid = link.pid, workers, "the engine was started");
         *lock(&self.engine) = Some((run, link.clone()));
-        let say = say.clone();
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || watch(run, &link, from, &say))?;
+        let (say, theirs) = (say.clone(), self.clone());
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || theirs.watch(run, &link, from, &say))?;
         Ok(())
     }
 
@@ -329,24 +347,25 @@ impl Member {
             link.wait();
         }
     }
-}
 
-/// Reads what an engine says until it ends. What it tells of jobs comes from the leader.
-fn watch(run: u64, link: &Link, mut from: BufReader<ChildStdout>, say: &Sender<ToLeader>) {
-    let mut why = None;
-    while let Some(frame) = next_frame(&mut from) {
-        match frame {
-            FromEngine::Waits(port) => {
-                say.send(ToLeader::Waits { run, port, pid: link.pid }).ok();
+    /// Reads what an engine says until it ends. What it tells of jobs comes from the leader.
+    fn watch(&self, run: u64, link: &Link, mut from: BufReader<ChildStdout>, say: &Sender<ToLeader>) {
+        let mut why = None;
+        while let Some(frame) = next_frame(&mut from) {
+            match frame {
+                FromEngine::Waits(port) => {
+                    say.send(ToLeader::Waits { run, port, pid: link.pid }).ok();
+                }
+                FromEngine::Refused(error) => {
+                    tracing::error!("the engine: {error}");
+                    why = Some(error);
+                }
+                FromEngine::Pong { brokers, .. } => *lock(&self.brokers) = brokers,
+                FromEngine::Ready | FromEngine::Event(_) => {}
             }
-            FromEngine::Refused(error) => {
-                tracing::error!("the engine: {error}");
-                why = Some(error);
-            }
-            FromEngine::Ready | FromEngine::Event(_) | FromEngine::Pong { .. } => {}
         }
+        link.kill();
+        let status = link.wait();
+        say.send(ToLeader::Ended { run, why: why.unwrap_or_else(|| format!("it ended with {status}")) }).ok();
     }
-    link.kill();
-    let status = link.wait();
-    say.send(ToLeader::Ended { run, why: why.unwrap_or_else(|| format!("it ended with {status}")) }).ok();
 }

@@ -7,7 +7,9 @@ use base64::prelude::BASE64_STANDARD;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -97,4 +99,40 @@ fn a_copy_of_every_dead_letter_stands_in_its_topic_under_its_place() {
     assert_eq!(copies[&(0, 1)]["value"], "no json");
     assert_eq!(copies[&(1, 0)]["value_base64"], BASE64_STANDARD.encode(b"\xff\xfe"));
     assert!(copies[&(1, 1)]["value"].is_null() && copies[&(1, 1)]["value_left_out"] == true);
+}
+
+#[test]
+fn tools_see_how_far_a_job_has_read_and_what_brokers_do() {
+    let Some(brokers) = Broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (topic, prefix) = (name("told"), name("told-server"));
+    let options = [
+        ("TALLYFLOW_KAFKA_BROKERS", &*brokers),
+        ("TALLYFLOW_KAFKA_PREFIX", &*prefix),
+        ("TALLYFLOW_KAFKA_LAG_GROUPS", "of-"),
+    ];
+    let server = Server::start_with(dir.path(), 1, &options);
+    server.http.create_topic(&topic, 2);
+    server.http.submit(&job(&topic));
+    server.http.append(&topic, (0..100).map(|n| record(n) + "\n").collect::<String>());
+    let shown = server.http.tallies_of(&topic, 100);
+    // As a tool asks.
+    let mut config = ClientConfig::new();
+    let consumer: BaseConsumer =
+        config.set("bootstrap.servers", &brokers).set("group.id", format!("of-{topic}")).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    (0..2).for_each(|partition| drop(list.add_partition(&topic, partition)));
+    eventually("its offsets are committed", || {
+        let committed = consumer.committed_offsets(list.clone(), Duration::from_secs(10)).ok()?;
+        let committed = committed.elements().iter().map(|element| element.offset().to_raw()).collect::<Vec<_>>();
+        let shown: Vec<_> = shown.offsets[&topic].iter().map(|offset| Some(offset.0 as i64)).collect();
+        (committed == shown).then_some(())
+    });
+    eventually("librdkafka has told of the broker", || {
+        let metrics = server.http.get("/metrics").ok().text;
+        let line = metrics.lines().find(|line| line.starts_with("tallyflow_kafka_received_bytes_total{broker="))?;
+        let bytes: f64 = line.rsplit_once(' ')?.1.parse().ok()?;
+        (line.contains(&*brokers) && bytes > 100.0 && metrics.contains("tallyflow_kafka_rtt_p99_seconds{"))
+            .then_some(())
+    });
 }

@@ -119,6 +119,13 @@ impl KafkaConfig {
         self.properties.contains_key("debug")
     }
 
+    /// Of a client that commits offsets of a group, and reads nothing.
+    pub(super) fn committing(&self, group: &str) -> ClientConfig {
+        let mut config = self.base();
+        config.set("group.id", group).set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        config
+    }
+
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         // What is asked for by the property `debug` comes at that level.

@@ -22,12 +22,14 @@ mod figures;
 mod look;
 mod once;
 pub mod plain;
+mod progress;
 mod reader;
 mod service;
 mod transactions;
 
 pub use config::{ConfigError, KafkaConfig, QUEUE_BYTES_MAX, Secret};
 pub use figures::{BrokerFigures, Figures};
+pub use progress::Progress;
 
 use super::{Batches, Log, OwnedRecord, RangeReader, Subscriber, TopicConfig, TopicError, check_topic, digest};
 use append::Appender;
