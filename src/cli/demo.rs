@@ -58,7 +58,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
     };
     let data_dir = args.data_dir.clone().or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()));
     let config = serve::load(&args.config, Flags { data_dir, ..Flags::default() })?;
-    serve::log_to_stderr(&config);
+    crate::logging::to_stderr(config.log_level.clone());
     let runtime = serve::runtime()?;
     let outcome = runtime.block_on(async {
         let server = Server::start(config).await?;

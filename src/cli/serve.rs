@@ -11,11 +11,12 @@ use super::WrongUsage;
 use super::args::{ConfigArgs, ServeArgs};
 use super::output::line;
 use crate::config::{Config, Flags};
+use crate::logging;
 use crate::node::{Member, Node};
 use crate::server::host::Asked;
 use anyhow::{Context, anyhow, bail};
 use std::future::Future;
-use std::io::{ErrorKind, IsTerminal};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,9 +25,6 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// How long the HTTP server may take to end; together with [`NODE_STOP_MAX`] below the promised 10 s.
 const HTTP_STOP_MAX: Duration = Duration::from_secs(4);
@@ -49,7 +47,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         ..Flags::default()
     };
     let config = load(&args.config, only)?;
-    log_to_stderr(&config);
+    logging::to_stderr(config.log_level.clone());
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let server = Server::start(config).await?;
@@ -66,15 +64,6 @@ pub fn load(args: &ConfigArgs, flags: Flags) -> anyhow::Result<Config> {
     let (listen, log_level) = (args.listen.clone(), args.log_level.clone());
     let flags = Flags { listen, workers: args.workers, log_level, ..flags };
     Config::load(args.config.as_deref(), std::env::vars_os(), flags).map_err(|e| WrongUsage(e.into()).into())
-}
-
-/// Sends the log to stderr; stdout is for what a command answers.
-pub fn log_to_stderr(config: &Config) {
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_filter(config.log_level.clone());
-    tracing_subscriber::registry().with(layer).init();
 }
 
 /// The runtime of a server command.

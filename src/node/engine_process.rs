@@ -3,6 +3,7 @@
 //! It ends at once when its standard input ends, that is when its node is gone, and aborts when any of
 //! its threads panics: half an engine is worse than none, and the node starts a new one.
 
+use crate::logging;
 use crate::node::wire::{Brokers, FromEngine, LogPlace, Membership, ToEngine, read_frame, write_frame};
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
@@ -43,9 +44,11 @@ pub fn run() -> anyhow::Result<()> {
     abort_on_panic();
     let mut input = BufReader::new(std::io::stdin().lock());
     let first = read_frame(&mut input).context("reading the first frame")?;
-    let Some(ToEngine::Start { workers, hash_key, log, checkpoints, cluster }) = first else {
+    let Some(ToEngine::Start { workers, log_level, hash_key, log, checkpoints, cluster }) = first else {
         bail!("the engine is started by `tallyflow serve`, not by hand");
     };
+    // It was checked by the server, and is as that has written it.
+    logging::to_stderr(log_level.parse().unwrap_or_default());
     let (send, outgoing) = channel();
     let mut early = VecDeque::new();
     let cluster = match cluster.map(|member| meet(&member, workers, &hash_key, &mut input, &mut early)).transpose() {

@@ -139,6 +139,7 @@ impl Node {
         let cluster = self.members.as_ref().map(|members| members.start(first_epoch.0, workers)).transpose()?;
         let start = ToEngine::Start {
             workers,
+            log_level: self.config.log_level.to_string(),
             hash_key: self.control.hash_key,
             log: match &self.config.kafka {
                 Some(kafka) => LogPlace::Kafka(kafka.config.clone()),

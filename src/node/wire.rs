@@ -41,6 +41,8 @@ pub enum ToEngine {
     /// The first frame.
     Start {
         workers: usize,
+        /// What it logs, as the server does.
+        log_level: String,
         hash_key: HashKey,
         log: LogPlace,
         checkpoints: CheckpointPlace,

@@ -265,7 +265,9 @@ impl Partition {
                 return Ok(0);
             }
         };
-        self.trouble = None;
+        if self.trouble.take().is_some() {
+            tracing::info!("{}/{} is read again", self.topic, self.id);
+        }
         if beyond {
             return Err(Failure::new(format!(
                 "{}/{} goes beyond offset {}, the last that a job can count",

@@ -327,6 +327,7 @@ impl Member {
         let kafka = self.config.kafka.as_ref().context("there is no Kafka")?;
         let (link, from) = Link::start(ToEngine::Start {
             workers,
+            log_level: self.config.log_level.to_string(),
             hash_key: self.us.hash_key,
             log: LogPlace::Kafka(kafka.config.clone()),
             checkpoints: self.config.checkpoints_place(),

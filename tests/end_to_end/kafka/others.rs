@@ -86,6 +86,27 @@ fn a_topic_that_is_deleted_and_made_again_ends_its_job_by_name_and_keeps_its_num
     board.assert_shows(&after);
 }
 
+#[test]
+fn a_job_whose_topic_is_gone_when_it_starts_again_waits_and_says_so() {
+    let Some(brokers) = Broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (topic, prefix) = (name("gone"), name("gone-server"));
+    let server = serve(dir.path(), &brokers, &prefix);
+    server.http.create_topic(&topic, 1);
+    server.http.submit(&job(&topic));
+    server.http.append(&topic, lines(0..100));
+    let before = server.http.tallies_of(&topic, 100);
+    server.terminate();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    wait_for(admin.delete_topics(&[&topic], &AdminOptions::new())).unwrap().pop().unwrap().unwrap();
+    let server = serve(dir.path(), &brokers, &prefix);
+    let said = format!("{topic}/0 can't be read just now: there is no topic {topic:?} at the brokers");
+    eventually("it says what it waits for", || server.stderr().contains(&said).then_some(()));
+    assert_eq!(server.http.tallies_of(&topic, 100).digest, before.digest);
+    assert!(server.http.job(&topic)["error"].is_null());
+}
+
 /// Waits for an answer that comes from a thread of librdkafka's.
 fn wait_for<T>(answer: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(answer)
