@@ -198,6 +198,34 @@ fn a_past_poll_is_shown_whole_a_changed_one_swapped_and_a_deleted_one_gone() {
     }
 }
 
+/// Records are classed by it until it is removed: a server that goes on from a checkpoint of before that, without the
+/// poll, would keep them matched.
+#[test]
+fn a_checkpoint_names_a_poll_that_was_hidden_before_anybody_saw_it() {
+    for crew in CREWS {
+        let polls = ["moods", "other"].map(|id| in_force(poll(id, &["happy"]), 1));
+        let mut world = World::new(polls.to_vec(), crew);
+        // Before the first update.
+        world.bench.polls(PollChange::Hide(PollKey { id: "moods".into(), version: 1 }));
+        world.post("1", "ann", Some("happy"), 1);
+        world.settle();
+        assert_eq!(world.shown(), ["other: happy=1 (1/1)"]);
+        world.bench.checkpoint();
+        world.bench.run_until(DEADLINE, Bench::is_checkpointed);
+        let mut names = Vec::new();
+        world.bench.store.change(|objects| {
+            let manifests = objects.iter().filter(|(name, _)| name.ends_with(".manifest"));
+            // A checksum follows on a line of its own.
+            let manifests = manifests.map(|(_, bytes)| bytes.split(|byte| *byte == b'\n').next().unwrap());
+            let manifests = manifests.map(|json| serde_json::from_slice::<serde_json::Value>(json).unwrap());
+            let polls = manifests.filter_map(|manifest| manifest["polls"].as_array().cloned()).flatten();
+            names.extend(polls.map(|poll| poll["id"].as_str().unwrap().to_owned()));
+        });
+        names.sort();
+        assert_eq!(names, ["moods", "other"], "{crew:?}");
+    }
+}
+
 #[test]
 fn a_poll_whose_beginning_retention_has_taken_can_be_deleted_and_keeps_no_other_waiting() {
     let mut world = World::new(vec![in_force(poll("old", &["happy"]), 1)], CREWS[3]);

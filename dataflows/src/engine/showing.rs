@@ -145,15 +145,19 @@ impl Showing {
         let mut come = Vec::new();
         for subject in book.take_changed() {
             match book.entry(subject).filter(|entry| entry.is_shown()) {
-                None if self.shown.remove(&subject) => {
-                    update.gone.push(subject);
-                    let hidden = book.entry(subject).map(|entry| entry.in_force.key());
-                    self.leaving.extend(hidden.map(|key| (subject, key)));
-                }
                 None => {
-                    self.leaving.remove(&subject);
-                    self.hidden_claims.remove(&subject);
-                    self.hidden_totals.remove(&subject);
+                    if self.shown.remove(&subject) {
+                        update.gone.push(subject);
+                    }
+                    match book.entry(subject) {
+                        // Also one that readers have never seen: it was hidden before the first update.
+                        Some(hidden) => drop(self.leaving.insert(subject, hidden.in_force.key())),
+                        None => {
+                            self.leaving.remove(&subject);
+                            self.hidden_claims.remove(&subject);
+                            self.hidden_totals.remove(&subject);
+                        }
+                    }
                 }
                 Some(entry) if self.shown.insert(subject) => {
                     let poll = entry.poll();
