@@ -121,7 +121,9 @@ fn tools_see_how_far_a_job_has_read_and_what_brokers_do() {
     let consumer: BaseConsumer =
         config.set("bootstrap.servers", &brokers).set("group.id", format!("of-{topic}")).create().unwrap();
     let mut list = TopicPartitionList::new();
-    (0..2).for_each(|partition| drop(list.add_partition(&topic, partition)));
+    for partition in 0..2 {
+        list.add_partition(&topic, partition);
+    }
     eventually("its offsets are committed", || {
         let committed = consumer.committed_offsets(list.clone(), Duration::from_secs(10)).ok()?;
         let committed = committed.elements().iter().map(|element| element.offset().to_raw()).collect::<Vec<_>>();
