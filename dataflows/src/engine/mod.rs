@@ -240,15 +240,10 @@ impl Engine {
         self.shared.silence()
     }
 
-    /// In a cluster, what is known of its other processes.
+    /// In a cluster, what is known of its other processes. They give five signs of life a second; one that takes
+    /// two seconds is gone or frozen.
     pub fn peers(&self) -> Vec<PeerState> {
         self.shared.wire.as_ref().map(|wire| wire.peers()).unwrap_or_default()
-    }
-
-    /// In a cluster, the other process that is lost, or has been silent for longest. Processes give five
-    /// signs of life a second; one that takes two seconds is gone or frozen.
-    pub fn worst_peer(&self) -> Option<PeerState> {
-        self.peers().into_iter().max_by_key(|peer| (peer.lost.is_some(), peer.silence))
     }
 
     /// Has the workers end at their next turn. Where several engines of a cluster run in one process, all

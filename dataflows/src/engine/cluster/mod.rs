@@ -36,7 +36,7 @@
 //!   whether its node is behind or what it has to send piles up, and the sources of all wait for that.
 //!
 //! A process that is lost or silent ends all: nothing closes without it. A lost connection panics, and
-//! [`Engine::worst_peer`](crate::engine::Engine::worst_peer) tells of silence.
+//! [`Engine::peers`](crate::engine::Engine::peers) tells of silence.
 
 mod meeting;
 mod stream;
