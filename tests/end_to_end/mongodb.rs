@@ -236,32 +236,37 @@ impl Seen {
 /// Somebody who looks all the time.
 struct Looking {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<(u64, u64)>>,
+    looks: Arc<AtomicU64>,
+    thread: Option<JoinHandle<u64>>,
 }
 
 impl Looking {
     fn start(mongod: &Mongod) -> Looking {
-        let (reader, stop) = (mongod.reader(), Arc::new(AtomicBool::new(false)));
-        let stopped = stop.clone();
+        let (reader, stop, looks) = (mongod.reader(), Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default());
+        let (stopped, looked) = (stop.clone(), looks.clone());
         let thread = std::thread::spawn(move || {
-            let (mut looks, mut in_part) = (0, 0);
+            let mut in_part = 0;
             while !stopped.load(Ordering::Acquire) {
                 let Some(seen) = reader.look() else { continue };
                 seen.check();
-                looks += 1;
+                looked.fetch_add(1, Ordering::AcqRel);
                 in_part +=
                     u64::from(seen.snapshot.is_some_and(|(at, _)| seen.subjects.values().any(|(of, _)| *of > at)));
             }
-            (looks, in_part)
+            in_part
         });
-        Looking { stop, thread: Some(thread) }
+        Looking { stop, looks, thread: Some(thread) }
     }
 
     /// It saw enough, some of it in the middle of an epoch, and nothing wrong.
     fn end(mut self) {
+        let thread = self.thread.take().unwrap();
+        // One that has found something wrong looks no more.
+        let has_seen_enough = || self.looks.load(Ordering::Acquire) > 20 || thread.is_finished();
+        eventually("it has looked often", || has_seen_enough().then_some(()));
         self.stop.store(true, Ordering::Release);
-        let (looks, in_part) = self.thread.take().unwrap().join().unwrap();
-        assert!(looks > 20 && in_part > 0, "{looks} looks, {in_part} of them in the middle of an epoch");
+        let in_part = thread.join().unwrap();
+        assert!(in_part > 0, "no look was in the middle of an epoch");
     }
 }
 
