@@ -20,12 +20,17 @@ fn a_key_goes_where_kafkas_own_clients_put_it() {
 fn an_append_with_a_key_is_written_once_whoever_asks() {
     let Some(brokers) = Broker::shared() else { return };
     let log = log_at(&brokers);
-    let topic = topic(&log, "t", 2);
+    let (topic, beside) = (topic(&log, "t", 2), topic(&log, "t", 1));
     let key = crate::name("key");
     let first = log.append(&topic, &values(&["a", "b"]), Some(&key)).unwrap();
     assert_eq!(log.append(&topic, &values(&["a", "b"]), Some(&key)).unwrap(), first);
     let other = log.append(&topic, &values(&["a", "c"]), Some(&key));
     assert!(matches!(other, Err(ProduceError::KeyReused { .. })), "{other:?}");
+    // In another topic it is another append.
+    let there = log.append(&beside, &values(&["a", "b"]), Some(&key)).unwrap().ranges[0].2;
+    let mut read = Read::open(&log, &beside, 0, 0);
+    read.until(there.0);
+    assert_eq!(read.texts(), ["a", "b"]);
     // A server that starts later knows it too, and takes the appends over from the first.
     let later = log_at(&brokers);
     assert_eq!(later.append(&topic, &values(&["a", "b"]), Some(&key)).unwrap(), first);

@@ -86,7 +86,9 @@ impl Once {
             *known = self.known(log)?;
         }
         let short = |bytes: [u8; 32]| -> [u8; 16] { std::array::from_fn(|index| bytes[index]) };
-        let (short_key, digest) = (short(Sha256::digest(key).into()), short(said));
+        // A key is known in its topic; no topic's name has a zero in it.
+        let in_topic = Sha256::new().chain_update(topic).chain_update([0]).chain_update(key);
+        let (short_key, digest) = (short(in_topic.finalize().into()), short(said));
         if let Some((before, ranges)) = known.by_key.get(&short_key) {
             if *before != digest {
                 return Err(ProduceError::KeyReused { key: key.to_owned() });
