@@ -27,9 +27,28 @@ pub struct Names {
 }
 
 struct Line {
+    hash: u64,
     subject: SubjectIndex,
-    group: Box<[Box<str>]>,
+    /// The parts, an [`END`] after each.
+    group: Box<[u8]>,
     id: LineId,
+}
+
+/// No byte of a text.
+const END: u8 = 0xff;
+
+impl Line {
+    fn is(&self, subject: SubjectIndex, group: &[impl AsRef<str>]) -> bool {
+        let mut rest = &*self.group;
+        let mut begins_with = |part: &[u8]| match rest.split_at_checked(part.len()) {
+            Some((head, [END, tail @ ..])) if head == part => {
+                rest = tail;
+                true
+            }
+            _ => false,
+        };
+        self.subject == subject && group.iter().all(|part| begins_with(part.as_ref().as_bytes())) && rest.is_empty()
+    }
 }
 
 impl Names {
@@ -61,13 +80,7 @@ impl Names {
     /// The line of the subject whose group has these parts.
     pub fn line<S: AsRef<str>>(&mut self, subject: SubjectIndex, group: &[S]) -> LineIndex {
         let hash = hash_line(&self.state, subject, group);
-        let found = self.line_table.find(hash, |i| {
-            let line = &self.lines[*i as usize];
-            line.subject == subject
-                && line.group.len() == group.len()
-                && line.group.iter().zip(group).all(|(a, b)| **a == *b.as_ref())
-        });
-        if let Some(index) = found {
+        if let Some(index) = self.line_table.find(hash, |i| self.lines[*i as usize].is(subject, group)) {
             return LineIndex(*index);
         }
         let index = self.lines.len() as u32;
@@ -76,13 +89,9 @@ impl Names {
         let id = LineId { subject: *subject_id, group: self.key.name(&parts) };
         let names = parts.iter().map(|p| (*p).to_owned()).collect();
         self.fresh.push(Fact::LineName { id, subject: name.to_string(), group: names });
-        let group = parts.into_iter().map(Into::into).collect();
-        self.lines.push(Line { subject, group, id });
-        let lines = &self.lines;
-        self.line_table.insert_unique(hash, index, |i| {
-            let line = &lines[*i as usize];
-            hash_line(&self.state, line.subject, &line.group)
-        });
+        let group = parts.into_iter().flat_map(|part| part.bytes().chain([END])).collect();
+        self.lines.push(Line { hash, subject, group, id });
+        self.line_table.insert_unique(hash, index, |i| self.lines[*i as usize].hash);
         LineIndex(index)
     }
 
@@ -102,10 +111,8 @@ impl Names {
 
 fn hash_line<S: AsRef<str>>(state: &RandomState, subject: SubjectIndex, group: &[S]) -> u64 {
     let mut hasher = state.build_hasher();
+    // Where one part ends and the next begins is seen to when they are compared.
     hasher.write_u32(subject.0);
-    for part in group {
-        hasher.write(part.as_ref().as_bytes());
-        hasher.write_u8(0xff);
-    }
+    group.iter().for_each(|part| hasher.write(part.as_ref().as_bytes()));
     hasher.finish()
 }

@@ -14,6 +14,9 @@ use crate::time::parse_time;
 use smallvec::SmallVec;
 use std::borrow::Cow;
 
+/// Up to so many elements of an array each is compared with those before it.
+const COMPARED_MAX: usize = 64;
+
 /// What becomes of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judged {
@@ -364,17 +367,26 @@ impl Claims {
             return Ok(Added::Lines);
         }
         let before = self.said.adds.len();
-        if let [slot] = entry.group.as_slice() {
-            let all = parts(event.slots[*slot].as_ref(), &self.needs.pointers()[*slot])?;
-            let mut value = None;
-            for part in all.iter().flatten() {
-                let units = match value {
-                    Some(units) => units,
-                    None => *value.insert(entry.value(event, &self.needs)?),
-                };
-                self.said.adds.push((place, self.names.line(subject, &[part]), units));
+        // An array in its place, as hashtags: what repeats is found by its line.
+        if let [slot] = entry.group.as_slice()
+            && let Some(Value::Array(elements)) = event.slots[*slot].as_ref()
+            && elements.len() <= COMPARED_MAX
+        {
+            let pointer = &self.needs.pointers()[*slot];
+            // One that can't be a part is told before any line is named.
+            let mut named = false;
+            for element in elements {
+                named |= part(Some(element), pointer)?.is_some();
             }
-            return Ok(Added::of(all.len(), self.said.adds.len() - before));
+            let units = if named { entry.value(event, &self.needs)? } else { 0 };
+            for element in elements {
+                let Some(part) = part(Some(element), pointer)? else { continue };
+                let line = self.names.line(subject, &[part]);
+                if !self.said.adds[before..].iter().any(|add| add.1 == line) {
+                    self.said.adds.push((place, line, units));
+                }
+            }
+            return Ok(Added::of(elements.len(), self.said.adds.len() - before));
         }
         let mut choices: SmallVec<[Parts<'_>; 2]> = SmallVec::new();
         for slot in &entry.group {
@@ -442,11 +454,11 @@ fn parts<'v>(value: Option<&'v Value<'_>>, pointer: &Pointer) -> Result<Parts<'v
     for element in elements {
         let part = part(Some(element), pointer)?;
         // Arrays in records are short; past that a sorted copy finds the repetitions.
-        if elements.len() > 64 || !parts.contains(&part) {
+        if elements.len() > COMPARED_MAX || !parts.contains(&part) {
             parts.push(part);
         }
     }
-    if elements.len() > 64 {
+    if elements.len() > COMPARED_MAX {
         parts.sort_unstable();
         parts.dedup();
     }
