@@ -3,6 +3,7 @@
 //! They are found again when the log is read again, so they are synced now and then, not one by one.
 
 use rusqlite::{Connection, params};
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ pub struct DeadLetters {
     conn: Connection,
     /// Of each job; the oldest go first.
     kept_max: usize,
+    /// Of each job that has got some, the rows of those that are kept, oldest first. Dropped where others are
+    /// changed than at the ends.
+    rows: HashMap<String, VecDeque<i64>>,
     /// Whether letters wait in the outbox to be published.
     publishes: bool,
 }
@@ -81,7 +85,7 @@ impl DeadLetters {
         let conn = Connection::open(path)?;
         conn.busy_timeout(Duration::from_secs(10))?;
         conn.execute_batch(TABLES)?;
-        Ok(DeadLetters { conn, kept_max, publishes: false })
+        Ok(DeadLetters { conn, kept_max, rows: HashMap::new(), publishes: false })
     }
 
     /// Has letters that come from now on wait to be published; those of [forms beside a job](is_of_a_form) once they
@@ -110,6 +114,8 @@ impl DeadLetters {
     /// Adds letters of a job; one that is there already, from an earlier reading, stays as it is. `again` are
     /// ranges of offsets, by topic and partition, that were read once more: of them only these are left.
     pub fn add(&mut self, job: &str, letters: &[DeadLetter], again: &[Again]) -> rusqlite::Result<()> {
+        // It is there again once all is done.
+        let rows = self.rows.remove(job).filter(|_| again.is_empty());
         let tx = self.conn.transaction()?;
         for Again { topic, partition, from, to } in again {
             let mut forget = tx.prepare_cached(
@@ -118,6 +124,13 @@ impl DeadLetters {
             )?;
             forget.execute(params![job, topic, partition, *from as i64, *to as i64])?;
         }
+        let mut rows = match rows {
+            Some(rows) => rows,
+            None => {
+                let mut kept = tx.prepare_cached("SELECT rowid FROM dead_letters WHERE job = ?1 ORDER BY rowid")?;
+                kept.query_map([job], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?
+            }
+        };
         {
             let mut insert =
                 tx.prepare_cached("INSERT OR IGNORE INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
@@ -132,7 +145,11 @@ impl DeadLetters {
                     letter.value,
                     letter.reason
                 ])? > 0;
-                if is_new && self.publishes && !is_of_a_form(job) {
+                if !is_new {
+                    continue;
+                }
+                rows.push_back(tx.last_insert_rowid());
+                if self.publishes && !is_of_a_form(job) {
                     let sql = "INSERT INTO outbox SELECT NULL, * FROM dead_letters WHERE rowid = last_insert_rowid()";
                     tx.prepare_cached(sql)?.execute([])?;
                 }
@@ -141,13 +158,13 @@ impl DeadLetters {
                 let sql = "DELETE FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ?1";
                 tx.prepare_cached(sql)?.execute([OUTBOX_MAX])?;
             }
-            let mut trim = tx.prepare_cached(
-                "DELETE FROM dead_letters WHERE job = ?1 AND rowid <=
-                     (SELECT rowid FROM dead_letters WHERE job = ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
-            )?;
-            trim.execute(params![job, self.kept_max as i64])?;
+            let mut trim = tx.prepare_cached("DELETE FROM dead_letters WHERE rowid = ?1")?;
+            let over = rows.len().saturating_sub(self.kept_max);
+            rows.drain(..over).try_for_each(|row| trim.execute([row]).map(drop))?;
         }
-        tx.commit()
+        tx.commit()?;
+        self.rows.insert(job.to_owned(), rows);
+        Ok(())
     }
 
     /// Letters of a job by topic, partition and offset, from behind `after` on.
@@ -181,6 +198,8 @@ impl DeadLetters {
         }
         tx.execute("DELETE FROM dead_letters WHERE job = ?1", params![to])?;
         tx.execute("UPDATE dead_letters SET job = ?2 WHERE job = ?1", params![from, to])?;
+        self.rows.remove(from);
+        self.rows.remove(to);
         tx.commit()
     }
 
@@ -194,6 +213,7 @@ impl DeadLetters {
 
     /// Forgets a job's letters: its name is used anew.
     pub fn clear(&mut self, job: &str) -> rusqlite::Result<()> {
+        self.rows.remove(job);
         self.conn.execute("DELETE FROM dead_letters WHERE job = ?1", params![job]).map(|_| ())
     }
 }
