@@ -99,41 +99,28 @@ pub enum Asked {
     Member(Arc<Member>),
 }
 
-impl Shows for Node {
-    fn jobs(&self) -> Vec<Arc<Job>> {
-        self.jobs()
-    }
-    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
-        self.job(name)
-    }
-    fn cluster(&self) -> ClusterStatus {
-        self.cluster()
-    }
-    fn ready(&self) -> Result<(), String> {
-        self.ready()
-    }
-    fn brokers(&self) -> Brokers {
-        self.brokers()
-    }
+macro_rules! shows {
+    ($($who:ty),*) => {$(
+        impl Shows for $who {
+            fn jobs(&self) -> Vec<Arc<Job>> {
+                self.jobs()
+            }
+            fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
+                self.job(name)
+            }
+            fn cluster(&self) -> ClusterStatus {
+                self.cluster()
+            }
+            fn ready(&self) -> Result<(), String> {
+                self.ready()
+            }
+            fn brokers(&self) -> Brokers {
+                self.brokers()
+            }
+        }
+    )*};
 }
-
-impl Shows for Member {
-    fn jobs(&self) -> Vec<Arc<Job>> {
-        self.jobs()
-    }
-    fn job(&self, name: &str) -> Result<Arc<Job>, JobError> {
-        self.job(name)
-    }
-    fn cluster(&self) -> ClusterStatus {
-        self.cluster()
-    }
-    fn ready(&self) -> Result<(), String> {
-        self.ready()
-    }
-    fn brokers(&self) -> Brokers {
-        self.brokers()
-    }
-}
+shows!(Node, Member);
 
 impl Host for Node {
     fn void(&self, name: &str, what: Voided, reason: &str) -> Result<VoidView, VoidError> {
