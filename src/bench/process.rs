@@ -44,9 +44,27 @@ fn memory(pid: u32, name: &str) -> u64 {
     line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
+/// The machine's processors from some time on.
+pub struct Machine {
+    /// How long they were at work and how long they could have been by then, in ticks.
+    before: (f64, f64),
+}
+
+impl Machine {
+    pub fn watch() -> Machine {
+        Machine { before: machine_ticks() }
+    }
+
+    /// How much of them was at work since then, of 1; 0 where there is no proc(5).
+    pub fn busy(&self) -> f64 {
+        let (busy, total) = machine_ticks();
+        if total > self.before.1 { (busy - self.before.0) / (total - self.before.1) } else { 0.0 }
+    }
+}
+
 /// How long the machine's processors were at work and how long they could have been, since it was started, in
 /// ticks; zeros where there is no proc(5).
-pub fn machine_ticks() -> (f64, f64) {
+fn machine_ticks() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let all = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
     let all: Vec<f64> = all.filter_map(|ticks| ticks.parse().ok()).collect();

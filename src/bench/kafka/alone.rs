@@ -2,8 +2,9 @@
 //! where it is told how.
 
 use super::Ran;
+use crate::bench::Named;
 use crate::bench::plain::Plain;
-use crate::bench::{Named, process};
+use crate::bench::process::{self, Machine};
 use crate::cli::output;
 use anyhow::{anyhow, ensure};
 use cpu_time::ProcessTime;
@@ -25,7 +26,7 @@ pub fn run(brokers: &str, topic: &str, records: u64, workload: Option<Named>) ->
     let state = KafkaSource::open(config.clone()).map_err(failed)?.topic(topic)?;
     let state = state.ok_or_else(|| anyhow!("there is no topic {topic}"))?;
     let from: Vec<Offset> = state.partitions.iter().map(|partition| partition.start).collect();
-    let (started, cpu) = (Instant::now(), ProcessTime::now());
+    let (started, cpu, machine) = (Instant::now(), ProcessTime::now(), Machine::watch());
     let mut drain = Drain::open(&config, topic, &from).map_err(failed)?;
     let mut plain = workload.map(|workload| (workload.spec().plain)());
     let (mut read, mut last) = (0, Instant::now());
@@ -42,9 +43,9 @@ pub fn run(brokers: &str, topic: &str, records: u64, workload: Option<Named>) ->
             }
         }
     }
-    let (seconds, cpu_s) = (started.elapsed().as_secs_f64(), cpu.elapsed().as_secs_f64());
+    let (seconds, cpu_s, busy) = (started.elapsed().as_secs_f64(), cpu.elapsed().as_secs_f64(), machine.busy());
     let peak_bytes = process::peak_bytes(std::process::id());
     let Plain { tallies, entities, .. } = plain.map_or_else(Plain::default, |plain| plain.finish());
-    let ran = Ran { records: read, seconds, cpu_s, peak_bytes, entities, tallies, busy: 0.0 };
+    let ran = Ran { records: read, seconds, cpu_s, peak_bytes, entities, tallies, busy };
     Ok(output::line(serde_json::to_string(&ran)?)?)
 }

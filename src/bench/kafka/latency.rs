@@ -13,7 +13,7 @@
 use super::fill::PARTITIONS;
 use super::served::Server;
 use super::{Plan, config};
-use crate::bench::process;
+use crate::bench::process::Machine;
 use crate::cli::output::{self, Rows};
 use anyhow::{Context, anyhow, ensure};
 use hdrhistogram::Histogram;
@@ -245,7 +245,7 @@ fn consumed(
     while left > 0 {
         left -= drain.take_soon(WAIT, &mut |_| ()).map_err(failed)?;
     }
-    let (before, schedule) = (process::machine_ticks(), schedule());
+    let (machine, schedule) = (Machine::watch(), schedule());
     let producer = produce(sender.clone(), topic, schedule);
     let (mut late, mut read) = (histogram()?, 0);
     while read < schedule.records {
@@ -256,13 +256,8 @@ fn consumed(
         read += taken.map_err(failed)? as u64;
         ensure!(schedule.due(schedule.records).elapsed() < LATE_MAX, "{read} of {} records came", schedule.records);
     }
-    let busy = busy_since(before);
+    let busy = machine.busy();
     Ok(Round { late, producer: produced(producer)?, events: 0, busy })
-}
-
-fn busy_since(before: (f64, f64)) -> f64 {
-    let (busy, total) = process::machine_ticks();
-    if total > before.1 { (busy - before.0) / (total - before.1) } else { 0.0 }
 }
 
 #[derive(Deserialize)]
@@ -301,7 +296,7 @@ async fn shown(
         take(&stream.next().await?.0, |partition, count| counts[partition] = Some(count))?;
     }
     ensure!(counts == [Some(0); PARTITIONS as usize], "there is more in the topic than was sent: {counts:?}");
-    let (before, schedule) = (process::machine_ticks(), schedule());
+    let (machine, schedule) = (Machine::watch(), schedule());
     let producer = produce(sender, topic, schedule);
     let mut shown = [0u64; PARTITIONS as usize];
     let wanted = std::array::from_fn(|partition| schedule.of_partition(partition as u64));
@@ -315,7 +310,7 @@ async fn shown(
         })?;
         ensure!(shown.iter().zip(&wanted).all(|(shown, wanted)| shown <= wanted), "more is shown than was sent");
     }
-    let busy = busy_since(before);
+    let busy = machine.busy();
     // Of a short run the first is still to come.
     let deadline = Instant::now() + LATE_MAX;
     while server.get::<serde_json::Value>("/api/jobs/latency").await?["checkpoint"].is_null() {

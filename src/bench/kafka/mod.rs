@@ -99,13 +99,10 @@ async fn measure(
     for round in 1..=plan.rounds {
         for (case, (name, rans)) in cases.iter_mut().enumerate() {
             progress.set_message(format!("{}: round {round} of {}, {name}", workload.spec().name, plan.rounds));
-            let ticks = super::process::machine_ticks();
             let mut ran = match case {
                 0 | 1 => alone(plan, workload, topic, case == 1).await?,
                 _ => served::run(&plan.brokers, workload, topic, plan.workers[case - 2]).await?,
             };
-            let (busy, total) = super::process::machine_ticks();
-            ran.busy = if total > ticks.1 { (busy - ticks.0) / (total - ticks.1) } else { 0.0 };
             ensure!(ran.records == plan.records, "{name} read {} records of {}", ran.records, plan.records);
             if case > 0 {
                 let tallies = std::mem::take(&mut ran.tallies);

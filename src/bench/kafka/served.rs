@@ -1,8 +1,9 @@
 //! The server itself: its node and its engine, each a process.
 
 use super::{Ran, config};
+use crate::bench::Named;
 use crate::bench::plain::Tallies;
-use crate::bench::{Named, process};
+use crate::bench::process::{self, Machine};
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use std::process::Stdio;
@@ -168,7 +169,7 @@ pub async fn run(brokers: &str, workload: Named, topic: &super::fill::Topic, wor
     let job = spec.job.replace("\"records\"", &format!("\"{}\"", topic.name));
     let name = spec.job.lines().find_map(|line| line.trim().strip_prefix("name = ")).unwrap_or_default();
     let name = name.trim_matches('"');
-    let (started, cpu) = (Instant::now(), server.cpu_s());
+    let (started, cpu, machine) = (Instant::now(), server.cpu_s(), Machine::watch());
     server.submit(job).await?;
     let mut events = server.events(name, "50ms").await?;
     let (seconds, read) = loop {
@@ -178,12 +179,12 @@ pub async fn run(brokers: &str, workload: Named, topic: &super::fill::Topic, wor
             _ => {}
         }
     };
-    let (cpu_s, peak_bytes) = (server.cpu_s() - cpu, server.peak_bytes());
+    let (cpu_s, peak_bytes, busy) = (server.cpu_s() - cpu, server.peak_bytes(), machine.busy());
     let answer: Answer = server.get(&format!("/api/jobs/{name}/tallies")).await?;
     let lines = answer.subjects.into_iter().flat_map(|Subject { subject, tallies }| {
         tallies.into_iter().map(move |line| (workload.line(&subject, &line.group), line.value))
     });
     let tallies: Tallies = lines.filter(|(_, count)| *count != 0).collect();
     server.end().await?;
-    Ok(Ran { records: read, seconds, cpu_s, peak_bytes, entities: 0, tallies, busy: 0.0 })
+    Ok(Ran { records: read, seconds, cpu_s, peak_bytes, entities: 0, tallies, busy })
 }
