@@ -305,6 +305,8 @@ pub struct Bench {
     /// The last checkpoint that was asked for, and what became of those so far.
     asked: u64,
     pub checkpoint_events: Vec<(u64, CheckpointEvent)>,
+    /// What was told of partitions that are waited for: by input, and why, `None` where they are read again.
+    pub waits: Vec<(u32, PartitionId, Option<String>)>,
     /// From which checkpoint the engine went on, and which ones were of no use.
     pub taken_up: Option<TakenUp>,
     /// The last pause that was asked for, and the last one that was reached.
@@ -380,6 +382,7 @@ impl Bench {
             store,
             asked: 0,
             checkpoint_events: Vec::new(),
+            waits: Vec::new(),
             taken_up: None,
             halts: 0,
             halted: 0,
@@ -509,6 +512,7 @@ impl Bench {
                 self.taken_up = Some((from.map(|(number, _)| number), passed_over));
             }
             EngineEvent::Halted { halt, .. } => self.halted = halt,
+            EngineEvent::Waits { input, partition, why, .. } => self.waits.push((input, partition, why)),
             EngineEvent::Installed { .. } | EngineEvent::Removed { .. } => {}
         }
     }

@@ -59,6 +59,9 @@ pub enum EngineEvent {
     Halted { job: JobId, halt: u64 },
     /// The job can't go on. It reads no further and publishes nothing more.
     Failed { job: JobId, error: String, at: Option<Position> },
+    /// A partition of an input can't be read just now, for this reason, and is waited for; `None`: it is read
+    /// again.
+    Waits { job: JobId, input: u32, partition: PartitionId, why: Option<String> },
     /// What became of a change of polls.
     Polls { job: JobId, event: PollEvent },
     /// The job's dataflow is gone from every worker.

@@ -1,6 +1,6 @@
 //! Engines of several processes: what becomes of jobs, and what the others see when one is lost or frozen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command as Program, Stdio};
@@ -277,6 +277,27 @@ fn an_idle_cluster_tells_nothing() {
 }
 
 /// One process can't read its partition any more: all stop, and no epoch that lacks it is told.
+#[test]
+fn what_can_not_be_read_for_a_while_is_told_and_so_is_that_it_is_read_again() {
+    for crew in crews() {
+        let log = log();
+        fill(&log, 50);
+        let mut bench = Bench::start_crew(&spec(LAST), vec![], Arc::new(log.clone()), Arc::new(PlainFormats), crew);
+        bench.run_to(200, DEADLINE);
+        assert_eq!(bench.waits, []);
+        log.fail_next("t", 5);
+        fill(&log, 50);
+        bench.run_to(400, DEADLINE);
+        let why = |bench: &Bench| -> BTreeMap<PartitionId, Option<String>> {
+            bench.waits.iter().map(|(_, partition, why)| (*partition, why.clone())).collect()
+        };
+        bench.run_until(DEADLINE, |bench| !why(bench).is_empty() && why(bench).values().all(Option::is_none));
+        let told = bench.waits.iter().filter_map(|(input, _, why)| Some((*input, why.as_deref()?)));
+        assert!(told.clone().all(|(input, why)| input == 0 && why.contains("the test said so")), "{:?}", bench.waits);
+        assert_eq!(told.count() * 2, bench.waits.len(), "each is told once, and that it is over");
+    }
+}
+
 #[test]
 fn a_job_that_fails_in_one_process_fails_in_all() {
     for crew in crews() {

@@ -94,6 +94,7 @@ impl Node {
         | EngineEvent::Closed { job, .. }
         | EngineEvent::Halted { job, .. }
         | EngineEvent::Failed { job, .. }
+        | EngineEvent::Waits { job, .. }
         | EngineEvent::Polls { job, .. }
         | EngineEvent::TakenUp { job, .. }
         | EngineEvent::Checkpoint { job, .. }
@@ -108,6 +109,7 @@ impl Node {
             }
             EngineEvent::Halted { job, halt } => assert!(self.halted.insert((job, halt))),
             EngineEvent::Failed { job, error, .. } => self.failed.entry(job).or_default().push(error),
+            EngineEvent::Waits { why, .. } => panic!("{why:?}: this log can always be read"),
             EngineEvent::Polls { event, .. } => panic!("{event:?} of a job without polls"),
             EngineEvent::TakenUp { .. } | EngineEvent::Checkpoint { .. } => panic!("{event:?} where nothing is kept"),
             EngineEvent::Removed { job } => assert!(self.removed.insert(job)),

@@ -101,7 +101,7 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
         json_list(&items)?;
         return Ok(Outcome::Done);
     }
-    let header = ["job", "state", "epoch", "read", "counted", "lag", "checkpoint", "error"];
+    let header = ["job", "state", "epoch", "read", "counted", "lag", "checkpoint", "error or wait"];
     let mut rows = Rows::new(&header, &["epoch", "read", "counted", "lag"]);
     for item in &items {
         let job: JobStatus = read(item.get())?;
@@ -113,7 +113,7 @@ pub async fn list(client: &Client, format: Format) -> anyhow::Result<Outcome> {
             job.accounting.counted.to_string(),
             job.inputs.iter().map(|i| i.lag).sum::<u64>().to_string(),
             job.checkpoint.map_or_else(|| "-".to_owned(), |kept| format!("{} s old", age_s(&kept))),
-            job.error.unwrap_or_default(),
+            job.error.or_else(|| job.waits.into_iter().next().map(|wait| wait.why)).unwrap_or_default(),
         ]);
     }
     if rows.is_empty() {
@@ -153,6 +153,9 @@ pub async fn show(client: &Client, name: &str, format: Format) -> anyhow::Result
     line(format_args!("state     {}", job.state.name()))?;
     if let Some(error) = &job.error {
         line(format_args!("error     {}", plain(error)))?;
+    }
+    for wait in &job.waits {
+        line(format_args!("waits     for {}/{}: {}", plain(&wait.topic), wait.partition, plain(&wait.why)))?;
     }
     line(format_args!("workers   {}", job.workers))?;
     line(format_args!("epoch     {}", optional(job.epoch)))?;

@@ -216,6 +216,11 @@ impl Node {
                     self.on_failed(&job, id, &error, at);
                 }
             }
+            EngineEvent::Waits { job: id, input, partition, why } => {
+                if let Some(job) = self.job_by_id(id) {
+                    job.waits(id, (input, partition), why);
+                }
+            }
             EngineEvent::Polls { job, event } => self.on_poll_event(job, event),
             EngineEvent::TakenUp { job, from, passed_over } => self.on_taken_up(job, from, &passed_over),
             EngineEvent::Checkpoint { job, number, event } => self.on_checkpoint(job, number, event),

@@ -282,6 +282,7 @@ fn ingest<'scope>(
                     Ok(false) => {}
                     Err(failure) => return job.fail(failure),
                 }
+                output.waits.drain(..).for_each(|(input, partition, why)| job.waits(input, partition, why));
                 behind = reader.has_more();
                 turns += 1;
                 // While live reading has much to do, the past has every eighth turn.

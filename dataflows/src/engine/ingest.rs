@@ -30,6 +30,8 @@ pub struct Output {
     pub sums: Vec<(LineId, Sums)>,
     pub details: Vec<(LineId, Detail, i64)>,
     pub facts: Vec<Fact>,
+    /// Partitions that are waited for from now on, by input, and why; `None`: they are read again.
+    pub waits: Vec<(u32, PartitionId, Option<String>)>,
 }
 
 /// A worker's part in reading a job's inputs.
@@ -55,7 +57,7 @@ pub struct Partition {
     until: Option<Offset>,
     halt: Option<Offset>,
     /// While reading it fails in a way that may pass.
-    trouble: Option<Trouble>,
+    trouble: Option<(Trouble, SourceError)>,
     pub from_ms: Option<i64>,
     until_ms: Option<i64>,
     done: bool,
@@ -116,7 +118,7 @@ impl Ingest {
 
     /// How long until a partition that could not be read is tried again, if one waits for that.
     pub fn retry_after(&self) -> Option<Duration> {
-        let live = self.partitions.iter().filter_map(|p| p.trouble).map(Trouble::rest);
+        let live = self.partitions.iter().filter_map(|p| p.trouble.as_ref()).map(|(trouble, _)| trouble.rest());
         live.chain(self.refilling.as_ref().and_then(Refilling::retry_after)).min()
     }
 
@@ -216,7 +218,7 @@ pub fn open(
 
 impl Partition {
     fn has_more(&self) -> bool {
-        let waits = self.trouble.is_some_and(|trouble| !trouble.rest().is_zero());
+        let waits = self.trouble.as_ref().is_some_and(|(trouble, _)| !trouble.rest().is_zero());
         !self.done
             && !waits
             && self.next < self.bound()
@@ -257,16 +259,21 @@ impl Partition {
             Ok(polled) => polled,
             // Nothing was lent and the position is as it was.
             Err(error) => {
-                let trouble = Trouble::after(self.trouble, &error).ok_or_else(|| Failure::from(error.clone()))?;
-                if self.trouble.is_none() {
+                let before = self.trouble.as_ref().map(|(trouble, _)| *trouble);
+                let trouble = Trouble::after(before, &error).ok_or_else(|| Failure::from(error.clone()))?;
+                if before.is_none() {
                     tracing::warn!("{}/{} can't be read just now: {error}", self.topic, self.id);
                 }
-                self.trouble = Some(trouble);
+                if self.trouble.as_ref().is_none_or(|(_, known)| *known != error) {
+                    reading.output.waits.push((self.input as u32, self.id, Some(error.to_string())));
+                }
+                self.trouble = Some((trouble, error));
                 return Ok(0);
             }
         };
         if self.trouble.take().is_some() {
             tracing::info!("{}/{} is read again", self.topic, self.id);
+            reading.output.waits.push((self.input as u32, self.id, None));
         }
         if beyond {
             return Err(Failure::new(format!(

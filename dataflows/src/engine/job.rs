@@ -379,6 +379,15 @@ impl Job {
         }
     }
 
+    /// Tells that a partition of an input is waited for, and why; `None`: it is read again.
+    pub fn waits(&self, input: u32, partition: PartitionId, why: Option<String>) {
+        let job = self.id;
+        match self.wire().filter(|wire| !wire.is_leader()) {
+            Some(wire) => wire.tell_leader(Note::Waits { job, input, partition, why }),
+            None => self.outbox.send(EngineEvent::Waits { job, input, partition, why }),
+        }
+    }
+
     /// In a cluster: it has failed, and that is told.
     pub fn has_failed_elsewhere(&self) {
         self.failed.store(true, Ordering::Release);

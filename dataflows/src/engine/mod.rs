@@ -293,6 +293,9 @@ impl Station for Shared {
                 }
             }),
             Note::Failed { job, error, at } => self.with(job, |job| job.fail(Failure { error, position: at })),
+            Note::Waits { job, input, partition, why } => {
+                self.with(job, |job| job.waits(input, partition, why));
+            }
             Note::Obeyed { order, positions } => self.back.obeyed(order, positions),
             Note::Held { job, number, epoch } => self.with(job, |job| job.held_by(from, number, epoch)),
             Note::Part { job, number, files, frames, stall } => {

@@ -22,11 +22,12 @@ pub use status::{HistoryStatus, JobStatus, SinkStatus};
 use crate::node::polls::JobRefill;
 use beside::Beside;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tallyflow_connectors::dead_letters::Again;
 use tallyflow_dataflows::engine::job::{Halt, InstallInput};
-use tallyflow_dataflows::ids::Offset;
+use tallyflow_dataflows::ids::{Offset, PartitionId};
 use tallyflow_dataflows::results::{JobResults, Shape};
 use tallyflow_dataflows::spec::JobSpec;
 use tallyflow_dataflows::spec::voids::Voids;
@@ -104,6 +105,8 @@ struct Inner {
     beside_error: Option<String>,
     state: JobState,
     error: Option<String>,
+    /// Partitions that can't be read just now, by input, and why.
+    waits: BTreeMap<(u32, PartitionId), String>,
     workers: usize,
     results: JobResults,
     /// The voids that the results are without: those of the plan, but while it is read anew with others.
@@ -155,6 +158,7 @@ impl Job {
             beside_error: None,
             state: JobState::Starting,
             error: None,
+            waits: BTreeMap::new(),
             workers,
             results,
             voids,
@@ -267,7 +271,24 @@ impl Job {
         let mut inner = self.lock();
         if inner.plan.engine_id == id {
             inner.is_restored = from_checkpoint;
+            inner.waits.clear();
         }
+    }
+
+    /// Notes why a partition of an input is waited for by the engine that has the job by that id; `None`: it is
+    /// read again.
+    pub fn waits(&self, id: JobId, place: (u32, PartitionId), why: Option<String>) {
+        {
+            let mut inner = self.lock();
+            if inner.plan.engine_id != id {
+                return;
+            }
+            match why {
+                Some(why) => inner.waits.insert(place, why),
+                None => inner.waits.remove(&place),
+            };
+        }
+        self.tell();
     }
 
     /// The offsets shown, by input and partition.
@@ -381,6 +402,9 @@ impl Job {
             let mut inner = self.lock();
             inner.state = state;
             inner.error = error;
+            if state != JobState::Running {
+                inner.waits.clear();
+            }
         }
         self.tell();
     }

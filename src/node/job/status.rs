@@ -19,6 +19,9 @@ pub struct JobStatus {
     /// Null before the first epoch has closed.
     pub epoch: Option<Epoch>,
     pub inputs: Vec<InputStatus>,
+    /// What can't be read just now and is waited for; left out where there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<Wait>,
     pub accounting: Accounting,
     pub sinks: Vec<SinkStatus>,
     /// Its newest checkpoint; null before the first.
@@ -62,6 +65,15 @@ pub struct InputStatus {
     pub end_offset: Offset,
     /// Records that are there and not yet read.
     pub lag: u64,
+}
+
+/// A partition that can't be read just now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Wait {
+    pub topic: String,
+    pub partition: PartitionId,
+    /// A sentence.
+    pub why: String,
 }
 
 /// How far a sink has come.
@@ -120,6 +132,7 @@ impl Job {
             workers: inner.workers,
             epoch,
             inputs,
+            waits: inner.waiting(),
             accounting,
             sinks: inner.sinks.clone(),
             checkpoint: inner.kept.status(),
@@ -132,6 +145,14 @@ impl Job {
 }
 
 impl Inner {
+    fn waiting(&self) -> Vec<Wait> {
+        let wait = |((input, partition), why): (&(u32, PartitionId), &String)| {
+            let topic = self.plan.inputs.get(*input as usize)?.topic.clone();
+            Some(Wait { topic, partition: *partition, why: why.clone() })
+        };
+        self.waits.iter().filter_map(wait).collect()
+    }
+
     fn replacing(&self) -> Option<Replacing> {
         let error = self.beside_error.clone();
         let Some(beside) = &self.beside else {

@@ -104,7 +104,13 @@ fn a_job_whose_topic_is_gone_when_it_starts_again_waits_and_says_so() {
     let said = format!("{topic}/0 can't be read just now: there is no topic {topic:?} at the brokers");
     eventually("it says what it waits for", || server.stderr().contains(&said).then_some(()));
     assert_eq!(server.http.tallies_of(&topic, 100).digest, before.digest);
-    assert!(server.http.job(&topic)["error"].is_null());
+    let waits = eventually("its status says so too", || {
+        let job = server.http.job(&topic);
+        assert!(job["error"].is_null());
+        job["waits"].get(0).cloned()
+    });
+    let why = format!("there is no topic {topic:?} at the brokers");
+    assert_eq!(waits, serde_json::json!({"topic": topic, "partition": 0, "why": why}));
 }
 
 /// Waits for an answer that comes from a thread of librdkafka's.

@@ -7,7 +7,7 @@ use crate::claim::Position;
 use crate::engine::cluster::{Cluster, Membership};
 use crate::engine::job::Install;
 use crate::engine::{Command, PollChange, lock};
-use crate::ids::Offset;
+use crate::ids::{Offset, PartitionId};
 use crate::update::JobId;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -57,6 +57,13 @@ pub enum Note {
     },
     /// To the leader: the process has obeyed the order of this number; by input and partition, where reading
     /// stands as far as it knows.
+    /// To the leader: a partition is waited for, or is read again.
+    Waits {
+        job: JobId,
+        input: u32,
+        partition: PartitionId,
+        why: Option<String>,
+    },
     Obeyed {
         order: u64,
         positions: Vec<Vec<Offset>>,
