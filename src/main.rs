@@ -9,8 +9,9 @@ mod server;
 
 use std::process::ExitCode;
 
-/// Claims are made on one thread and dropped on another, which the system's allocator does at a
-/// quarter of the engine's time on posts.
+/// Claims are made on one thread and dropped on another, which the system's allocator does at a quarter of the
+/// engine's time on posts. So it is with librdkafka's messages: C has this allocator too (feature `override`), with
+/// which a plain loop on Kafka took 10 s where it had taken 14.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,12 +1,16 @@
 //! librdkafka's clients, and what they say of themselves.
 
 use super::config::KafkaConfig;
-use super::ffi::Lines;
-use rdkafka::client::ClientContext;
+use super::ffi::{self, Events, Said};
+use super::token;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::HashSet;
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,13 +22,15 @@ const DOUBTED: Duration = Duration::from_secs(3);
 pub(super) struct Shared {
     pub config: KafkaConfig,
     standing: Mutex<Standing>,
+    /// Why a connection was lost, or could not be made, last, since a broker has answered.
+    last_loss: Mutex<Option<String>>,
     /// What the clients that read say of themselves, by client.
     pub figures: Mutex<super::figures::Figures>,
 }
 
 impl Shared {
     pub fn new(config: KafkaConfig) -> Arc<Shared> {
-        Arc::new(Shared { config, standing: Mutex::default(), figures: Mutex::default() })
+        Arc::new(Shared { config, standing: Mutex::default(), last_loss: Mutex::default(), figures: Mutex::default() })
     }
 
     /// What is the matter with the brokers, in a sentence.
@@ -35,6 +41,7 @@ impl Shared {
     /// Notes that the brokers answer.
     pub fn is_back(&self) {
         let why = lock(&self.standing).is_heard(Instant::now());
+        lock(&self.last_loss).take();
         if let Some(why) = why {
             tracing::info!("Kafka at {} answers again ({why})", self.config.brokers);
         }
@@ -95,6 +102,15 @@ impl Context {
         Context { shared: shared.clone(), name: name.into() }
     }
 
+    /// Passes on what a client has said, and gives it what it wants.
+    pub fn hear(&self, said: Said, admin: &AdminClient<Context>) {
+        match said {
+            Said::Line(level, facility, line) => self.say(level, &facility, &line),
+            Said::Error(code, reason) => self.error(KafkaError::Global(code), &reason),
+            Said::WantsToken(config) => ffi::set_token(admin, token::read(Some(&config))),
+        }
+    }
+
     /// Passes a line of librdkafka's log on. `level` is as in syslog.
     fn say(&self, level: i32, facility: &str, line: &str) {
         if level >= RDKafkaLogLevel::Debug as i32 && !self.shared.config.is_debugged() {
@@ -111,6 +127,12 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        Ok(token::read(config)?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.say(level as i32, facility, message);
     }
@@ -122,10 +144,21 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let reason = self.shared.config.without_secrets(reason);
         let code = error.rdkafka_error_code();
-        if matches!(code, Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication)) {
-            self.shared.is_away(reason);
-        } else {
-            tracing::debug!(client = self.name, "librdkafka: {error}: {reason}");
+        match code {
+            // What has become of one of them says more than how many are down, and is not told every time.
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                let last = lock(&self.shared.last_loss).clone();
+                self.shared.is_away(last.unwrap_or(reason));
+            }
+            Some(RDKafkaErrorCode::Authentication) => {
+                *lock(&self.shared.last_loss) = Some(reason.clone());
+                self.shared.is_away(reason);
+            }
+            Some(RDKafkaErrorCode::SSL | RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve) => {
+                tracing::debug!(client = self.name, "librdkafka: {error}: {reason}");
+                *lock(&self.shared.last_loss) = Some(reason);
+            }
+            _ => tracing::debug!(client = self.name, "librdkafka: {error}: {reason}"),
         }
     }
 }
@@ -148,7 +181,7 @@ pub(super) struct Reading {
 /// Nothing but a line in its log tells of it. The line is written before it asks for anything by the new id: who
 /// takes records first and then the lines knows of every topic that the records may be of.
 struct Heard {
-    lines: Lines,
+    lines: Events,
     /// The id that the topic has had.
     id: Option<Box<str>>,
     /// There was more than one.
@@ -157,7 +190,7 @@ struct Heard {
 
 impl Reading {
     /// `lines` are those of `consumer`.
-    pub fn new(lines: Lines, consumer: BaseConsumer<Context>, name: String, topic: &str) -> Reading {
+    pub fn new(lines: Events, consumer: BaseConsumer<Context>, name: String, topic: &str) -> Reading {
         let heard = Mutex::new(Heard { lines, id: None, is_another: false });
         Reading { heard, consumer, name, topic: topic.to_owned(), taken: Mutex::default() }
     }
@@ -181,7 +214,8 @@ impl Reading {
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
         let mut heard = lock(&self.heard);
-        while let Some((level, facility, line)) = heard.lines.next() {
+        while let Some(said) = heard.lines.next() {
+            let Said::Line(level, facility, line) = said else { continue };
             if let Some(id) = changed_id(&self.topic, &line) {
                 heard.is_another |= heard.id.as_deref().is_some_and(|known| known != id);
                 heard.id.get_or_insert_with(|| id.into());
@@ -206,6 +240,18 @@ pub(super) struct Taken {
     pub partitions: HashSet<i32>,
     /// Since when there are none.
     pub idle_since: Option<Instant>,
+}
+
+/// Has a new client know the leaders of a topic's partitions, and be connected to them: then it begins to read as
+/// soon as it is told what, else up to a second later. Blocks, at most for so long.
+pub(super) fn connect(consumer: &BaseConsumer<impl ConsumerContext>, topic: &str, partitions: usize, limit: Duration) {
+    // If it has to show a token, it asks for that here.
+    consumer.poll(Duration::ZERO);
+    let mut ends = TopicPartitionList::with_capacity(partitions);
+    for partition in (0..).take(partitions) {
+        ends.add_partition_offset(topic, partition, Offset::End).ok();
+    }
+    consumer.offsets_for_times(ends, limit).ok();
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -68,6 +68,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("enable.auto.offset.store", "offsets lie in checkpoints"),
     ("enable.idempotence", "an append is written once"),
     ("enable.partition.eof", "it tells where a partition ends"),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "name a file with a token by sasl.oauthbearer.config"),
     ("group.id", "no consumer group is joined"),
     ("isolation.level", "what was not committed is not counted"),
     ("metadata.broker.list", "name the brokers with --kafka"),

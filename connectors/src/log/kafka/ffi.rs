@@ -1,8 +1,12 @@
 //! The few calls of librdkafka that its Rust crate does not wrap. All that is unsafe of the log is here.
 
 use super::client::{Context, Reading};
+use rdkafka::admin::AdminClient;
 use rdkafka::bindings as sys;
+use rdkafka::client::OAuthToken;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -54,15 +58,7 @@ impl Queue {
 
     /// Takes what is there, at most so many, to the end of `batch`. Never waits.
     pub fn take(&self, max: usize, batch: &mut Batch) {
-        batch.compact();
-        let before = batch.messages.len();
-        batch.messages.resize(before + max, std::ptr::null_mut());
-        // SAFETY: there is room for `max` pointers from `before` on; what is taken belongs to the batch.
-        let taken = unsafe {
-            let room = batch.messages.as_mut_ptr().add(before);
-            sys::rd_kafka_consume_batch_queue(self.raw, 0, room, max)
-        };
-        batch.messages.truncate(before + usize::try_from(taken).unwrap_or(0));
+        batch.take(self.raw, Duration::ZERO, max);
     }
 }
 
@@ -106,18 +102,28 @@ pub(super) fn heard_end(client: &Reading, topic: &CStr, partition: i32) -> Optio
     is_heard.then_some(high).and_then(|high| u64::try_from(high).ok())
 }
 
-/// The lines of a client's log, in their order. A line that librdkafka writes before it does something is here
+/// What a client says of itself where its Rust crate does not hear it.
+pub(super) enum Said {
+    /// A line of its log: how grave it is (as in syslog), where it comes from, and what it says.
+    Line(i32, String, String),
+    Error(RDKafkaErrorCode, String),
+    /// It wants a token to authenticate itself with, and how one is had is configured so.
+    WantsToken(String),
+}
+
+/// A queue of what a client says, in its order. A line that librdkafka writes before it does something is here
 /// before anybody sees what it has done.
-pub(super) struct Lines {
+pub(super) struct Events {
     raw: *mut sys::rd_kafka_queue_t,
 }
 
 // A queue of librdkafka may be used from any thread.
-unsafe impl Send for Lines {}
+unsafe impl Send for Events {}
+unsafe impl Sync for Events {}
 
-impl Lines {
-    /// Has all lines come here from now on. It has to be dropped before the client.
-    pub fn of(consumer: &BaseConsumer<Context>) -> Option<Lines> {
+impl Events {
+    /// Has all lines of a client's log come here from now on. It has to be dropped before the client.
+    pub fn of_log(consumer: &BaseConsumer<Context>) -> Option<Events> {
         // SAFETY: the client lives; the queue that is made is destroyed by `drop`.
         unsafe {
             let rk = consumer.client().native_ptr();
@@ -125,14 +131,21 @@ impl Lines {
             if raw.is_null() {
                 return None;
             }
-            let lines = Lines { raw };
+            let events = Events { raw };
             let error = sys::rd_kafka_set_log_queue(rk, raw);
-            (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then_some(lines)
+            (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then_some(events)
         }
     }
 
-    /// Takes the next line: how grave it is (as in syslog), where it comes from, and what it says. Never waits.
-    pub fn next(&self) -> Option<(i32, String, String)> {
+    /// All that a client says which administers: its crate takes answers only. It has to be dropped before the
+    /// client.
+    pub fn of_admin(admin: &AdminClient<Context>) -> Events {
+        // SAFETY: the client lives and has such a queue; what is lent here is given back by `drop`.
+        Events { raw: unsafe { sys::rd_kafka_queue_get_main(admin.inner().native_ptr()) } }
+    }
+
+    /// Takes what was said next. Never waits.
+    pub fn next(&self) -> Option<Said> {
         // SAFETY: the queue is valid; what the event lends is copied before it is destroyed.
         unsafe {
             while sys::rd_kafka_queue_length(self.raw) > 0 {
@@ -140,12 +153,24 @@ impl Lines {
                 if event.is_null() {
                     return None;
                 }
-                let (mut facility, mut said, mut level) = (std::ptr::null(), std::ptr::null(), 0);
-                let is_line = sys::rd_kafka_event_log(event, &mut facility, &mut said, &mut level) == 0;
-                let line = is_line.then(|| (level, text(facility), text(said)));
+                let said = match sys::rd_kafka_event_type(event) {
+                    sys::RD_KAFKA_EVENT_LOG => {
+                        let (mut facility, mut said, mut level) = (std::ptr::null(), std::ptr::null(), 0);
+                        let is_line = sys::rd_kafka_event_log(event, &mut facility, &mut said, &mut level) == 0;
+                        is_line.then(|| Said::Line(level, text(facility), text(said)))
+                    }
+                    sys::RD_KAFKA_EVENT_ERROR => {
+                        let code = sys::rd_kafka_event_error(event).into();
+                        Some(Said::Error(code, text(sys::rd_kafka_event_error_string(event))))
+                    }
+                    sys::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH => {
+                        Some(Said::WantsToken(text(sys::rd_kafka_event_config_string(event))))
+                    }
+                    _ => None,
+                };
                 sys::rd_kafka_event_destroy(event);
-                if line.is_some() {
-                    return line;
+                if said.is_some() {
+                    return said;
                 }
             }
         }
@@ -153,9 +178,94 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for Events {
     fn drop(&mut self) {
-        // SAFETY: it was made by `of` and is destroyed once.
+        // SAFETY: it was made or lent by `of_log` or `of_admin` and is destroyed once.
+        unsafe { sys::rd_kafka_queue_destroy(self.raw) };
+    }
+}
+
+/// Gives a client the token that it wants, or says why there is none: it asks again.
+pub(super) fn set_token(admin: &AdminClient<Context>, token: Result<OAuthToken, String>) {
+    let rk = admin.inner().native_ptr();
+    let given = token.and_then(|token| {
+        let zero = |_| "the token has a zero byte in it".to_owned();
+        let value = CString::new(token.token).map_err(zero)?;
+        let principal = CString::new(token.principal_name).map_err(zero)?;
+        let mut why: [std::ffi::c_char; 512] = [0; 512];
+        // SAFETY: the client lives, the texts end with a zero byte, and the error has as much room as is said.
+        unsafe {
+            let error = sys::rd_kafka_oauthbearer_set_token(
+                rk,
+                value.as_ptr(),
+                token.lifetime_ms,
+                principal.as_ptr(),
+                std::ptr::null_mut(),
+                0,
+                why.as_mut_ptr(),
+                why.len(),
+            );
+            let is_set = error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+            if is_set { Ok(()) } else { Err(text(why.as_ptr())) }
+        }
+    });
+    if let Err(why) = given {
+        let why = CString::new(why.replace('\0', " ")).unwrap_or_default();
+        // SAFETY: the client lives, and the text ends with a zero byte.
+        unsafe { sys::rd_kafka_oauthbearer_set_token_failure(rk, why.as_ptr()) };
+    }
+}
+
+/// One queue of some partitions of a consumer, for a program that does nothing but read.
+pub(super) struct OneQueue {
+    raw: *mut sys::rd_kafka_queue_t,
+    /// Outlives the queue.
+    consumer: BaseConsumer,
+}
+
+impl OneQueue {
+    /// Has the partitions from 0 to so many (not included), which are not assigned yet, come by one queue, and
+    /// assigns them: `list` says from which offsets.
+    pub fn of(
+        consumer: BaseConsumer,
+        topic: &CStr,
+        partitions: i32,
+        list: &TopicPartitionList,
+    ) -> Result<OneQueue, KafkaError> {
+        let rk = consumer.client().native_ptr();
+        // SAFETY: the client outlives the queues; those of the partitions are given back at once, which leaves
+        // them forwarded.
+        let raw = unsafe {
+            let raw = sys::rd_kafka_queue_new(rk);
+            for partition in 0..partitions {
+                let of_one = sys::rd_kafka_queue_get_partition(rk, topic.as_ptr(), partition);
+                sys::rd_kafka_queue_forward(of_one, raw);
+                sys::rd_kafka_queue_destroy(of_one);
+            }
+            raw
+        };
+        let queue = OneQueue { raw, consumer };
+        queue.consumer.assign(list)?;
+        Ok(queue)
+    }
+
+    /// Takes as many as can be had at once, and waits so long until they are so many.
+    pub fn take(&self, wait: Duration, max: usize, batch: &mut Batch) {
+        batch.take(self.raw, wait, max);
+    }
+
+    /// Waits so long until there is one, and takes that.
+    pub fn take_one(&self, wait: Duration, batch: &mut Batch) {
+        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue is valid; what is taken belongs to the batch.
+        let message = unsafe { sys::rd_kafka_consume_queue(self.raw, wait_ms) };
+        batch.messages.extend((!message.is_null()).then_some(message));
+    }
+}
+
+impl Drop for OneQueue {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `of`, and the consumer still lives.
         unsafe { sys::rd_kafka_queue_destroy(self.raw) };
     }
 }
@@ -191,13 +301,24 @@ impl Batch {
         self.at == self.messages.len()
     }
 
-    fn compact(&mut self) {
+    /// Takes what is in a queue to its end, at most so many, and waits so long until they are so many.
+    fn take(&mut self, queue: *mut sys::rd_kafka_queue_t, wait: Duration, max: usize) {
         self.messages.drain(..self.at);
         self.at = 0;
+        let before = self.messages.len();
+        self.messages.resize(before + max, std::ptr::null_mut());
+        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue is valid, and there is room for `max` pointers from `before` on; what is taken
+        // belongs to the batch.
+        let taken = unsafe {
+            let room = self.messages.as_mut_ptr().add(before);
+            sys::rd_kafka_consume_batch_queue(queue, wait_ms, room, max)
+        };
+        self.messages.truncate(before + usize::try_from(taken).unwrap_or(0));
     }
 
     /// What is next, if there is something; it is given back by [`Batch::pass`].
-    pub fn next(&self, partition: PartitionId) -> Option<Next<'_>> {
+    pub fn next(&self) -> Option<Next<'_>> {
         let message = *self.messages.get(self.at)?;
         // SAFETY: it was taken from a queue and not given back; key and payload live as long as it does, that
         // is until `pass`, which needs the batch for itself.
@@ -209,6 +330,7 @@ impl Batch {
             let (key, value) = unsafe { (bytes(message.key, message.key_len), bytes(message.payload, message.len)) };
             // -1: the record has none, as records of brokers before 0.10.
             let timestamp_ms = timestamp_ms.max(0);
+            let partition = PartitionId(u32::try_from(message.partition).unwrap_or(0));
             return Some(Next::Record(RecordRef { partition, offset, timestamp_ms, key, value }));
         }
         if message.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF {

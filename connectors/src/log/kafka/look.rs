@@ -1,7 +1,7 @@
 //! Looking at the cluster: which topics there are, and where they begin and end. All of it blocks.
 
 use super::client::{Context, Shared, lock};
-use super::ffi::{self, Described};
+use super::ffi::{self, Described, Events};
 use crate::log::{Retention, TopicConfig};
 use futures_executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
@@ -31,6 +31,8 @@ const LATEST: i64 = -1;
 pub(super) struct Looker {
     shared: Arc<Shared>,
     consumer: BaseConsumer<Context>,
+    /// What the client below says; dropped before it.
+    said: Events,
     admin: AdminClient<Context>,
     configs: Mutex<HashMap<String, (Instant, TopicConfig)>>,
     /// Who is asked for topics; `None`: the one that the cluster names as its controller, which may be none
@@ -46,10 +48,12 @@ pub(super) type Bounds = (Offset, Offset);
 impl Looker {
     pub fn new(shared: &Arc<Shared>) -> Result<Looker, KafkaError> {
         let config = shared.config.looking();
+        let admin = config.create_with_context(Context::new(shared, "administers"))?;
         Ok(Looker {
             shared: shared.clone(),
             consumer: config.create_with_context(Context::new(shared, "looks"))?,
-            admin: config.create_with_context(Context::new(shared, "administers"))?,
+            said: Events::of_admin(&admin),
+            admin,
             configs: Mutex::default(),
             asked: Mutex::default(),
             made: Mutex::default(),
@@ -60,9 +64,12 @@ impl Looker {
         &self.admin
     }
 
-    /// Lets librdkafka say what is the matter; to be called now and then.
+    /// Lets librdkafka say what is the matter, and what it wants; to be called now and then.
     pub fn serve(&self) {
         self.consumer.poll(Duration::ZERO);
+        while let Some(said) = self.said.next() {
+            self.admin.inner().context().hear(said, &self.admin);
+        }
     }
 
     fn away(&self, doing: &str, error: &impl ToString) -> SourceError {

@@ -25,6 +25,7 @@ pub mod plain;
 mod progress;
 mod reader;
 mod service;
+mod token;
 mod transactions;
 
 pub use config::{ConfigError, KafkaConfig, QUEUE_BYTES_MAX, Secret};

@@ -1,13 +1,14 @@
 //! Kafka as a plain program uses it: what tallyflow's own reading is held against by `bench --log kafka`. It
 //! looks after nothing: no topic that is made again, no broker that goes, no bound that fits the machine.
 
+use super::client::connect;
 use super::config::KafkaConfig;
+use super::ffi::{Batch, Next, OneQueue};
 use super::look::ANSWER;
 use futures_executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::bindings as sys;
 use rdkafka::client::{ClientContext, DefaultClientContext};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
@@ -23,94 +24,55 @@ const TAKEN_MAX: usize = 4_096;
 
 /// Reads a topic from some offsets on, by one queue, as fast as librdkafka hands it over.
 pub struct Drain {
-    queue: *mut sys::rd_kafka_queue_t,
-    messages: Vec<*mut sys::rd_kafka_message_t>,
-    /// Outlives the queue.
-    _consumer: BaseConsumer,
+    batch: Batch,
+    queue: OneQueue,
 }
 
 impl Drain {
     /// Begins to read, each partition from its offset. Errors are librdkafka's.
     pub fn open(config: &KafkaConfig, topic: &str, from: &[Offset]) -> Result<Drain, String> {
         let consumer: BaseConsumer = config.draining().create().map_err(|error| error.to_string())?;
-        // One that is connected when it is told what to read begins at once, else up to a second later.
-        consumer.client().fetch_cluster_id(ANSWER);
+        connect(&consumer, topic, from.len(), ANSWER);
         let name = CString::new(topic).map_err(|error| error.to_string())?;
-        let mut list = TopicPartitionList::new();
-        // SAFETY: the client outlives the queues; those of the partitions are given back at once, which leaves
-        // them forwarded.
-        let queue = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        for (partition, from) in (0..).zip(from) {
+        let (mut list, mut partitions) = (TopicPartitionList::new(), 0);
+        for from in from {
             let at = At::Offset(i64::try_from(from.0).unwrap_or(i64::MAX));
-            list.add_partition_offset(topic, partition, at).map_err(|error| error.to_string())?;
-            // SAFETY: see above.
-            unsafe {
-                let of_one =
-                    sys::rd_kafka_queue_get_partition(consumer.client().native_ptr(), name.as_ptr(), partition);
-                sys::rd_kafka_queue_forward(of_one, queue);
-                sys::rd_kafka_queue_destroy(of_one);
-            }
+            list.add_partition_offset(topic, partitions, at).map_err(|error| error.to_string())?;
+            partitions += 1;
         }
-        consumer.assign(&list).map_err(|error| error.to_string())?;
-        Ok(Drain { queue, messages: Vec::with_capacity(TAKEN_MAX), _consumer: consumer })
+        let queue = OneQueue::of(consumer, &name, partitions, &list).map_err(|error| error.to_string())?;
+        Ok(Drain { batch: Batch::default(), queue })
     }
 
     /// Takes as many as can be had at once, and waits so long until they are so many.
     pub fn take(&mut self, wait: Duration, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<usize, String> {
-        self.messages.resize(TAKEN_MAX, std::ptr::null_mut());
-        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: there is room for so many pointers.
-        let taken =
-            unsafe { sys::rd_kafka_consume_batch_queue(self.queue, wait_ms, self.messages.as_mut_ptr(), TAKEN_MAX) };
-        self.messages.truncate(usize::try_from(taken).unwrap_or(0));
+        self.queue.take(wait, TAKEN_MAX, &mut self.batch);
         self.give(each)
     }
 
     /// Waits so long until there is one, and takes it with all that is there already.
     pub fn take_soon(&mut self, wait: Duration, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<usize, String> {
-        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the queue lives.
-        let message = unsafe { sys::rd_kafka_consume_queue(self.queue, wait_ms) };
-        if message.is_null() {
+        self.queue.take_one(wait, &mut self.batch);
+        if self.batch.is_empty() {
             return Ok(0);
         }
-        self.messages.push(message);
-        Ok(self.give(each)? + self.take(Duration::ZERO, each)?)
+        self.take(Duration::ZERO, each)
     }
 
     fn give(&mut self, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<usize, String> {
-        let mut failed = None;
         let mut records = 0;
-        for message in self.messages.drain(..) {
-            // SAFETY: it was taken from the queue, is looked at until it is given back, and that once.
-            unsafe {
-                let lent = &*message;
-                if lent.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-                    let bytes = |data: *const std::ffi::c_void, len| {
-                        (!data.is_null()).then(|| std::slice::from_raw_parts(data.cast::<u8>(), len))
-                    };
+        while let Some(next) = self.batch.next() {
+            match next {
+                Next::Record(record) => {
                     records += 1;
-                    each(RecordRef {
-                        partition: PartitionId(u32::try_from(lent.partition).unwrap_or(0)),
-                        offset: Offset(u64::try_from(lent.offset).unwrap_or(0)),
-                        timestamp_ms: sys::rd_kafka_message_timestamp(message, std::ptr::null_mut()),
-                        key: bytes(lent.key, lent.key_len),
-                        value: bytes(lent.payload, lent.len),
-                    });
-                } else {
-                    failed = Some(RDKafkaErrorCode::from(lent.err).to_string());
+                    each(record);
                 }
-                sys::rd_kafka_message_destroy(message);
+                Next::End(_) => {}
+                Next::Error(code) => return Err(code.to_string()),
             }
+            self.batch.pass();
         }
-        failed.map_or(Ok(records), Err)
-    }
-}
-
-impl Drop for Drain {
-    fn drop(&mut self) {
-        // SAFETY: it was made by `open`, and the consumer still lives.
-        unsafe { sys::rd_kafka_queue_destroy(self.queue) };
+        Ok(records)
     }
 }
 

@@ -6,6 +6,7 @@ use super::config::KafkaConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tallyflow_dataflows::ids::Offset;
 use tallyflow_dataflows::source::SourceError;
 
@@ -36,6 +37,8 @@ impl Progress {
                 list.add_partition_offset(topic, partition, next).map_err(|error| refused(&error))?;
             }
         }
+        // What it has to say since the last time, and the token that it may want.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
         self.consumer.commit(&list, CommitMode::Sync).map_err(|error| refused(&error))
     }
 }

@@ -138,7 +138,7 @@ impl PartitionSource for Reader {
         self.take(budget.records_max);
         let mut at_end = false;
         while records == 0 || (records < budget.records_max && bytes < budget.bytes_max) {
-            let record = match self.batch.next(self.place.partition) {
+            let record = match self.batch.next() {
                 None if records == 0 => break,
                 None => {
                     self.take(budget.records_max - records);

@@ -1,8 +1,8 @@
 //! Looking after the readers: a thread that opens what they read, asks what becomes of it, and lets
 //! librdkafka speak. Readers themselves never wait.
 
-use super::client::{Context, Reading, Shared, lock};
-use super::ffi::{Described, Lines, Queue};
+use super::client::{Context, Reading, Shared, connect, lock};
+use super::ffi::{Described, Events, Queue};
 use super::look::Looker;
 use super::reader::{Open, Place, Slot};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -240,9 +240,9 @@ impl Service {
                 let consumer = self.shared.config.reading(partitions).create_with_context(context);
                 let consumer = consumer.map_err(|error| failed("making a client of Kafka", &error))?;
                 let consumer: BaseConsumer<Context> = consumer;
-                let lines = Lines::of(&consumer).ok_or_else(|| failed("hearing a client", &"librdkafka refuses"))?;
-                // One that is connected when it is told what to read begins at once, else up to a second later.
-                consumer.client().fetch_cluster_id(CONNECT);
+                let lines =
+                    Events::of_log(&consumer).ok_or_else(|| failed("hearing a client", &"librdkafka refuses"))?;
+                connect(&consumer, &place.topic, partitions, CONNECT);
                 let client = Reading::new(lines, consumer, name, &place.topic);
                 self.clients.push(Arc::new(client));
                 self.clients.last().cloned().ok_or_else(|| failed("making a client of Kafka", &"none is there"))?
