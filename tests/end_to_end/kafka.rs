@@ -14,6 +14,8 @@ mod growing;
 mod once;
 mod others;
 mod quiet;
+#[cfg(feature = "tls")]
+mod secured;
 
 use crate::support::{Http, Server};
 use broker::Broker;

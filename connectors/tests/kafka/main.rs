@@ -10,6 +10,8 @@ mod appending;
 mod broker;
 mod mock;
 mod reading;
+#[cfg(feature = "tls")]
+mod secured;
 mod trouble;
 
 use broker::Broker;

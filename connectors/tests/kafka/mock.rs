@@ -5,6 +5,7 @@
 use crate::{ALL, DEADLINE, Read, log_at};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -123,6 +124,49 @@ fn leaders_that_come_and_go_lose_nothing_and_repeat_nothing() {
         lead((turn % PARTITIONS) as i32, (turn / 3 % 3 + 1) as i32);
     };
     let longest = read_while(&log, 40, trouble, || (0..PARTITIONS as i32).for_each(|p| lead(p, 1)));
+    assert!(longest < POLL_MAX, "a poll took {longest:?}");
+}
+
+#[test]
+fn errors_that_pass_lose_nothing_and_repeat_nothing() {
+    use RDKafkaApiKey::{Fetch, ListOffsets, Metadata, Produce};
+    use RDKafkaRespErr as E;
+    // One that a client tries again by itself, and one that it hands on, of each kind that there is.
+    let errors: [(RDKafkaApiKey, &[E]); 4] = [
+        (
+            Fetch,
+            &[
+                E::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+                E::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE,
+                E::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+                E::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+                E::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+                E::RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH,
+                E::RD_KAFKA_RESP_ERR__TRANSPORT,
+            ],
+        ),
+        (
+            Produce,
+            &[
+                E::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+                E::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
+                E::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+                E::RD_KAFKA_RESP_ERR__TRANSPORT,
+            ],
+        ),
+        (ListOffsets, &[E::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE, E::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]),
+        (Metadata, &[E::RD_KAFKA_RESP_ERR__TRANSPORT]),
+    ];
+    let (cluster, log) = cluster(2);
+    let trouble = |turn: u32| {
+        let (of, errors) = &errors[turn as usize % errors.len()];
+        let error = errors[turn as usize / 4 % errors.len()];
+        // One at a time: what nobody has met by then is taken back.
+        cluster.clear_request_errors(*of);
+        cluster.request_errors(*of, &[error]);
+    };
+    let mend = || errors.iter().for_each(|(of, _)| cluster.clear_request_errors(*of));
+    let longest = read_while(&log, 40, trouble, mend);
     assert!(longest < POLL_MAX, "a poll took {longest:?}");
 }
 
