@@ -153,7 +153,7 @@ pub enum SourceError {
     #[error("reading the log failed: {0}")]
     Io(String),
     /// The log can't be reached just now, or does not have the topic just now: it is waited for.
-    #[error("{0}; it is waited for")]
+    #[error("{0}")]
     Away(String),
     /// What is stored can't be read; trying again does not help.
     #[error("the log is damaged at {topic}/{partition}/{offset}: {what}")]
