@@ -1,6 +1,6 @@
 //! When epochs end.
 //!
-//! An epoch that has read something ends after 2 ms where the job keeps up, so that a change is seen
+//! An epoch that has read something ends after 1 ms where the job keeps up, so that a change is seen
 //! at once, and after up to 50 ms where it does not: larger epochs cost less per record. Nothing
 //! read, no epoch.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use timely::scheduling::SyncActivator;
 
 /// The shortest epoch.
-const TICK_MIN: Duration = Duration::from_millis(2);
+const TICK_MIN: Duration = Duration::from_millis(1);
 /// The longest.
 const TICK_MAX: Duration = Duration::from_millis(50);
 /// How long until it is asked again whether a clock that is held goes on.
