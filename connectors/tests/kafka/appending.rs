@@ -46,6 +46,51 @@ fn an_append_with_a_key_is_written_once_whoever_asks() {
 }
 
 #[test]
+fn appends_with_keys_that_come_together_are_written_together_and_each_hears_its_own() {
+    const APPENDS: usize = 200;
+    let Some(brokers) = Broker::shared() else { return };
+    let log = log_at(&brokers);
+    let (topic, missing, long) = (topic(&log, "t", 1), crate::name("missing"), "x".repeat(1_000_001));
+    log.append(&topic, &values(&["first"]), Some(&crate::name("key"))).unwrap();
+    let keys: Vec<String> = (0..APPENDS).map(|_| crate::name("key")).collect();
+    let reused = crate::name("key");
+    let start = std::sync::Barrier::new(2 * APPENDS + 4);
+    std::thread::scope(|scope| {
+        let (log, topic, start, missing, long, reused) = (&log, &topic, &start, &missing, &long, &reused);
+        let ask = move |topic: &str, text: &str, key: &str| {
+            start.wait();
+            log.append(topic, &values(&[text]), Some(key))
+        };
+        // Each is asked for twice at a time.
+        let twice = |key| [0, 1].map(|_| scope.spawn(move || ask(topic, key, key)));
+        let good: Vec<_> = keys.iter().map(|key| twice(key.as_str())).collect();
+        let bad = [(missing, "a"), (topic, long)];
+        let bad = bad.map(|(topic, text)| scope.spawn(move || ask(topic, text, &crate::name("key"))));
+        let differing = ["this", "that"].map(|text| scope.spawn(move || ask(topic, text, reused)));
+        for asked in good {
+            let [one, other] = asked.map(|asked| asked.join().unwrap().unwrap());
+            assert_eq!(one, other);
+        }
+        let [unknown, refused] = bad.map(|asked| asked.join().unwrap());
+        assert_eq!(unknown, Err(ProduceError::UnknownTopic { topic: missing.clone() }));
+        assert!(matches!(refused, Err(ProduceError::TooLarge { .. })), "{refused:?}");
+        let differing = differing.map(|asked| asked.join().unwrap());
+        assert_eq!(differing.iter().filter(|asked| asked.is_ok()).count(), 1, "{differing:?}");
+    });
+    let last = log.append(&topic, &values(&["last"]), Some(&crate::name("key"))).unwrap().ranges[0].2.0;
+    let mut read = Read::open(&log, &topic, 0, 0);
+    read.until(last);
+    let (records, mut texts) = (read.texts().len(), read.texts().to_vec());
+    assert_eq!(records, APPENDS + 3, "each is there once");
+    texts.sort_unstable();
+    texts.dedup();
+    assert_eq!(texts.len(), records);
+    // What is no record is the marker of a transaction.
+    let transactions = last - records as u64;
+    assert!(transactions < APPENDS as u64 / 4, "{transactions} transactions");
+}
+
+#[test]
 fn what_can_not_be_is_refused_in_a_sentence() {
     let Some(brokers) = Broker::shared() else { return };
     let log = log_at(&brokers);

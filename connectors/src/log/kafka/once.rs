@@ -1,18 +1,22 @@
 //! Appends that are known by a key: written once, however often they are asked for.
 //!
 //! ```text
-//!   transaction:  records of the append  +  key, digest, offsets  -> topic of appends   (all or nothing)
+//!   transaction:  records of the appends  +  key, digest, offsets of each  -> topic of appends   (all or nothing)
 //!   at the start: topic of appends of the last day -> what is known
 //! ```
+//!
+//! A transaction takes tens of milliseconds however little is in it. So one of those who wait leads: it writes what all
+//! of them have asked for in one, and hands the lead on.
 
 use super::append::Appender;
 use super::client::{Shared, lock};
 use super::look::Looker;
-use super::transactions::Transactions;
+use super::transactions::{Broken, Transactions};
 use crate::log::{RangeReader, Retention, TopicConfig, TopicError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::mpsc::{RecvError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallyflow_dataflows::crash;
@@ -26,6 +30,9 @@ pub(super) const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 const LIMIT: Duration = Duration::from_secs(10);
 /// At most so many keys are known, the newest.
 const KEYS_MAX: usize = 1_000_000;
+/// At most so many appends, with so many bytes, are written in one transaction.
+const GROUP_MAX: usize = 1_000;
+const GROUP_BYTES_MAX: usize = 8 << 20;
 
 /// What stands in the topic of appends: by key, what was appended and where.
 #[derive(Serialize, Deserialize)]
@@ -57,18 +64,90 @@ impl Known {
     }
 }
 
+/// One that is asked for.
+struct Asked {
+    topic: String,
+    /// Keys and values.
+    records: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    bytes: usize,
+    key: String,
+    short_key: [u8; 16],
+    digest: [u8; 16],
+    turn: SyncSender<Turn>,
+}
+
+/// What whoever asks for an append waits for.
+enum Turn {
+    /// It is for this one to write, its own append and what else waits.
+    Lead,
+    Done(Result<Appended, ProduceError>),
+}
+
+impl Asked {
+    fn done(&self, result: Result<Appended, ProduceError>) {
+        // It is waited for.
+        self.turn.send(Turn::Done(result)).ok();
+    }
+}
+
+#[derive(Default)]
+struct Waiting {
+    asked: VecDeque<Asked>,
+    /// Whether somebody leads. Where nobody does, nothing waits.
+    is_led: bool,
+}
+
+impl Waiting {
+    /// Those that are written next: together at most so many, and each key once.
+    fn take(&mut self) -> Vec<Asked> {
+        let (mut group, mut keys, mut later, mut bytes) = (Vec::new(), HashSet::new(), Vec::new(), 0);
+        while let Some(asked) = self.asked.pop_front() {
+            if !group.is_empty() && (group.len() == GROUP_MAX || bytes + asked.bytes > GROUP_BYTES_MAX) {
+                self.asked.push_front(asked);
+                break;
+            }
+            if keys.insert(asked.short_key) {
+                bytes += asked.bytes;
+                group.push(asked);
+            } else {
+                later.push(asked);
+            }
+        }
+        later.into_iter().rev().for_each(|asked| self.asked.push_front(asked));
+        group
+    }
+}
+
+/// Hands the lead on when it is dropped.
+struct Lead<'a>(&'a Mutex<Waiting>);
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let mut waiting = lock(self.0);
+        while let Some(next) = waiting.asked.front() {
+            if next.turn.send(Turn::Lead).is_ok() {
+                return;
+            }
+            waiting.asked.pop_front();
+        }
+        waiting.is_led = false;
+    }
+}
+
 /// See the module.
 pub(super) struct Once {
     looker: Arc<Looker>,
     /// The topic of appends.
     topic: String,
-    state: Mutex<(Transactions, Known)>,
+    waiting: Mutex<Waiting>,
+    /// What is known: `None` where it has to be read.
+    state: Mutex<(Transactions, Option<Known>)>,
 }
 
 impl Once {
     pub fn new(shared: Arc<Shared>, looker: Arc<Looker>, topic: String, id: String) -> Once {
         let transactions = Transactions::new(shared, id, LIMIT);
-        Once { looker, topic, state: Mutex::new((transactions, Known::default())) }
+        Once { looker, topic, waiting: Mutex::default(), state: Mutex::new((transactions, None)) }
     }
 
     /// Appends, or answers what the append of this key has come to.
@@ -79,37 +158,128 @@ impl Once {
         (topic, records): (&str, &[NewRecord<'_>]),
         (key, said): (&str, [u8; 32]),
     ) -> Result<Appended, ProduceError> {
-        let mut state = lock(&self.state);
-        let (transactions, known) = &mut *state;
-        if !transactions.is_begun() {
-            transactions.begin()?;
-            *known = self.known(log)?;
-        }
         let short = |bytes: [u8; 32]| -> [u8; 16] { std::array::from_fn(|index| bytes[index]) };
         // A key is known in its topic; no topic's name has a zero in it.
         let in_topic = Sha256::new().chain_update(topic).chain_update([0]).chain_update(key);
-        let (short_key, digest) = (short(in_topic.finalize().into()), short(said));
-        if let Some((before, ranges)) = known.by_key.get(&short_key) {
-            if *before != digest {
-                return Err(ProduceError::KeyReused { key: key.to_owned() });
+        let bytes = |record: &NewRecord<'_>| record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        let (turn, mine) = sync_channel(1);
+        let asked = Asked {
+            topic: topic.to_owned(),
+            records: records.iter().map(|r| (r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec))).collect(),
+            bytes: records.iter().map(bytes).sum(),
+            key: key.to_owned(),
+            short_key: short(in_topic.finalize().into()),
+            digest: short(said),
+            turn,
+        };
+        let is_led = {
+            let mut waiting = lock(&self.waiting);
+            waiting.asked.push_back(asked);
+            std::mem::replace(&mut waiting.is_led, true)
+        };
+        let given_up = |_: RecvError| ProduceError::Io("the thread that wrote the append has failed".to_owned());
+        if is_led && let Turn::Done(result) = mine.recv().map_err(given_up)? {
+            return result;
+        }
+        let lead = Lead(&self.waiting);
+        // Its own is the first that waits.
+        let group = lock(lead.0).take();
+        self.write(log, appender, group);
+        match mine.recv().map_err(given_up)? {
+            Turn::Done(result) => result,
+            Turn::Lead => Err(ProduceError::Io("two threads write appends at a time; this is a defect".to_owned())),
+        }
+    }
+
+    /// Writes appends, or finds what they have come to, and tells each.
+    fn write(&self, log: &(dyn crate::log::Log + '_), appender: &Appender, mut group: Vec<Asked>) {
+        let mut state = lock(&self.state);
+        let (transactions, known) = &mut *state;
+        if !transactions.is_begun() {
+            *known = None;
+        }
+        if known.is_none() {
+            match transactions.begin().and_then(|()| self.known(log)) {
+                Ok(read) => *known = Some(read),
+                Err(error) => return group.iter().for_each(|asked| asked.done(Err(error.clone()))),
             }
-            return Ok(appended(ranges));
+        }
+        let Some(known) = known else { return };
+        group.retain(|asked| match known.by_key.get(&asked.short_key) {
+            Some((before, ranges)) => {
+                let is_same = *before == asked.digest;
+                asked.done(is_same.then(|| appended(ranges)).ok_or(ProduceError::KeyReused { key: asked.key.clone() }));
+                false
+            }
+            None => true,
+        });
+        if let Err(broken) = self.write_together(transactions, appender, &group, known) {
+            // One of them may be at fault: it is to be told so, and the others to be written.
+            let is_alone = group.len() == 1 || !broken.is_undone;
+            for asked in &group {
+                let written = if is_alone {
+                    Err(broken.clone())
+                } else {
+                    self.write_together(transactions, appender, std::slice::from_ref(asked), known)
+                };
+                if let Err(broken) = written {
+                    asked.done(Err(broken.error));
+                }
+            }
+        }
+    }
+
+    /// Writes appends in one transaction, and tells each; where that fails, those are told that were not sent.
+    fn write_together(
+        &self,
+        transactions: &mut Transactions,
+        appender: &Appender,
+        group: &[Asked],
+        known: &mut Known,
+    ) -> Result<(), Broken> {
+        if group.is_empty() {
+            return Ok(());
         }
         crash::point("append::begin");
         let written = transactions.write(appender, |transaction| {
-            let appended = transaction.append(topic, records)?;
-            let ranges = appended.ranges.iter().map(|(p, from, to)| (p.0, from.0, to.0)).collect();
-            let entry = Entry { key: short_key, digest, ranges };
-            let value = serde_json::to_vec(&entry).map_err(|error| ProduceError::Io(error.to_string()))?;
-            transaction.append(&self.topic, &[NewRecord { key: None, value: Some(&value) }])?;
+            let (mut sent, mut refused) = (Vec::new(), Vec::new());
+            for asked in group {
+                let records: Vec<_> = asked
+                    .records
+                    .iter()
+                    .map(|(key, value)| NewRecord { key: key.as_deref(), value: value.as_deref() })
+                    .collect();
+                match transaction.send(&asked.topic, &records) {
+                    Ok(delivery) => sent.push((asked, delivery)),
+                    // Nothing of it was sent.
+                    Err(error) => refused.push((asked, error)),
+                }
+            }
+            let mut done = Vec::with_capacity(sent.len());
+            let mut entries = Vec::with_capacity(sent.len());
+            for (asked, delivery) in sent {
+                let appended = transaction.wait(&delivery, &asked.topic, asked.records.len())?;
+                let ranges = appended.ranges.iter().map(|(p, from, to)| (p.0, from.0, to.0)).collect();
+                let entry = Entry { key: asked.short_key, digest: asked.digest, ranges };
+                entries.push(serde_json::to_vec(&entry).map_err(|error| ProduceError::Io(error.to_string()))?);
+                done.push((asked, entry, appended));
+            }
+            if !entries.is_empty() {
+                let entries: Vec<_> = entries.iter().map(|e| NewRecord { key: None, value: Some(e) }).collect();
+                transaction.append(&self.topic, &entries)?;
+            }
             crash::point("append::written");
-            Ok((entry, appended))
+            Ok((done, refused))
         });
         // Where it is not known what has become of it, that is read when the next one comes.
-        let (entry, appended) = written.map_err(|broken| broken.error)?;
+        let (done, refused) = written?;
         crash::point("append::committed");
-        known.insert(entry);
-        Ok(appended)
+        for (asked, entry, appended) in done {
+            known.insert(entry);
+            asked.done(Ok(appended));
+        }
+        refused.into_iter().for_each(|(asked, error)| asked.done(Err(error)));
+        Ok(())
     }
 
     /// Reads what is known.

@@ -1,6 +1,6 @@
 //! Transactions: appends to several partitions and topics, all or nothing.
 
-use super::append::{Appender, Client};
+use super::append::{Appender, Client, Delivery};
 use super::client::Shared;
 use super::look::ANSWER;
 use rdkafka::error::KafkaError;
@@ -21,6 +21,7 @@ pub(super) struct Transactions {
 }
 
 /// Why a transaction was not written.
+#[derive(Clone)]
 pub(super) struct Broken {
     pub error: ProduceError,
     /// Whether it is known that nothing of it was.
@@ -97,7 +98,17 @@ pub(super) struct Transaction<'a> {
 impl Transaction<'_> {
     /// Appends to it, and waits until that is written (but not committed).
     pub fn append(&self, topic: &str, records: &[NewRecord<'_>]) -> Result<Appended, ProduceError> {
-        let delivery = self.appender.send(self.client, topic, records)?;
-        delivery.wait(self.limit).map_err(|error| self.appender.refused(topic, records.len(), error))
+        let delivery = self.send(topic, records)?;
+        self.wait(&delivery, topic, records.len())
+    }
+
+    /// Hands over an append's records. After an error nothing of them is.
+    pub fn send(&self, topic: &str, records: &[NewRecord<'_>]) -> Result<Arc<Delivery>, ProduceError> {
+        self.appender.send(self.client, topic, records)
+    }
+
+    /// Waits until so many records of a topic that were handed over are written (but not committed).
+    pub fn wait(&self, delivery: &Delivery, topic: &str, records: usize) -> Result<Appended, ProduceError> {
+        delivery.wait(self.limit).map_err(|error| self.appender.refused(topic, records, error))
     }
 }
