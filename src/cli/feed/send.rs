@@ -6,7 +6,7 @@ use reqwest::Method;
 use std::time::{Duration, Instant};
 
 /// At most so many records in one request.
-pub const BATCH_RECORDS_MAX: usize = 2_000;
+pub const BATCH_RECORDS_MAX: usize = 10_000;
 
 /// A request is sent once it is so long; a longer record goes by itself. Far below what a server takes.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
