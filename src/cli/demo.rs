@@ -61,7 +61,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
     crate::logging::to_stderr(config.log_level.clone());
     let runtime = serve::runtime()?;
     let outcome = runtime.block_on(async {
-        let server = Server::start(config).await?;
+        let Some(server) = Server::start(config).await? else { return Ok(Outcome::Done) };
         let node = server.node().context("the demo runs in one process; leave the options of a cluster out")?;
         let (node, theirs) = (Arc::clone(node), Arc::clone(node));
         let prepared = tokio::task::spawn_blocking(move || prepare(&theirs)).await?;

@@ -50,7 +50,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     logging::to_stderr(config.log_level.clone());
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
-        let server = Server::start(config).await?;
+        let Some(server) = Server::start(config).await? else { return Ok(Outcome::Done) };
         server.announce();
         server.until(async {}).await
     });
@@ -120,15 +120,23 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds, opens the node, serves.
-    pub async fn start(config: Config) -> anyhow::Result<Server> {
+    /// Binds, opens the node, serves. `None`: there was a signal before that was done, and the process is to end,
+    /// which is as good as a crash: its engine ends with it, and nothing that was acknowledged is lost.
+    pub async fn start(config: Config) -> anyhow::Result<Option<Server>> {
         let listener = bind(config.listen).await?;
         let addr = listener.local_addr().context("the address that was bound can't be read")?;
         // From here on a signal is waited for, not died of: the node may hold a lock and a child.
-        let signals = Signals::new()?;
+        let mut signals = Signals::new()?;
         check_data_dir(&config.data_dir)?;
         let server_config = crate::server::ServerConfig::from(&config);
-        let part = tokio::task::spawn_blocking(move || Part::open(&config)).await??;
+        let part = tokio::select! {
+            // It may wait for a minute for brokers that are away.
+            () = signals.received() => {
+                info!("stopping before it has started");
+                return Ok(None);
+            }
+            opened = tokio::task::spawn_blocking(move || Part::open(&config)) => opened??,
+        };
         let (stop, stopped) = watch::channel(false);
         let (forward, forwarded) = mpsc::channel(FORWARDED_MAX);
         if let Part::Node(node) = &part {
@@ -136,7 +144,7 @@ impl Server {
         }
         let taken = (listener, forwarded);
         let http = tokio::spawn(crate::server::run(taken, part.asked(), server_config, stopping(stopped)));
-        Ok(Server { addr, part, http, stop, signals })
+        Ok(Some(Server { addr, part, http, stop, signals }))
     }
 
     /// Tells on stdout that the server is ready. Nobody has to listen.

@@ -38,7 +38,9 @@ pub fn patiently<T, E: Away>(mut ask: impl FnMut() -> Result<T, E>) -> Result<T,
     let started = Instant::now();
     loop {
         match ask() {
-            Err(error) if error.is_away() && started.elapsed() < WAIT => tracing::warn!("{error}"),
+            Err(error) if error.is_away() && started.elapsed() < WAIT => {
+                tracing::warn!("{error}; it is waited for");
+            }
             answer => return answer,
         }
         std::thread::sleep(PAUSE);

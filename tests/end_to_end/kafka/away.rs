@@ -1,9 +1,10 @@
 //! Brokers that are away for a while, for good, or have no room left.
 
 use super::{Broker, Poster, SOON_GIVEN_UP, assert_counted, job, serve};
-use crate::support::{Board, Mount, eventually, tallyflow};
+use crate::support::{Board, Mount, eventually, signal, tallyflow};
 use std::fs::File;
 use std::io::Read;
+use std::process::Child;
 
 #[test]
 fn while_the_broker_is_away_writers_are_told_to_come_again_and_readers_keep_what_they_have() {
@@ -45,23 +46,35 @@ fn a_server_that_is_started_while_the_broker_is_away_says_so_waits_and_runs() {
     let dir = tempfile::tempdir().unwrap();
     broker.kill(1);
     let (said, listens) = (dir.path().join("stderr"), dir.path().join("stdout"));
-    let mut child = tallyflow()
-        .args(["serve", "--listen", "127.0.0.1:0", "--kafka", &broker.address, "--data-dir"])
-        .arg(dir.path().join("data"))
-        .stdout(File::create(&listens).unwrap())
-        .stderr(File::create(&said).unwrap())
-        .spawn()
-        .unwrap();
+    let start = || {
+        tallyflow()
+            .args(["serve", "--listen", "127.0.0.1:0", "--kafka", &broker.address, "--data-dir"])
+            .arg(dir.path().join("data"))
+            .stdout(File::create(&listens).unwrap())
+            .stderr(File::create(&said).unwrap())
+            .spawn()
+            .unwrap()
+    };
     let read = |path: &std::path::Path| {
         let mut text = String::new();
         File::open(path).unwrap().read_to_string(&mut text).unwrap();
         text
     };
-    eventually("it says what it waits for", || {
-        assert!(child.try_wait().unwrap().is_none(), "it waits: {}", read(&said));
-        let text = read(&said);
-        (text.contains(&format!("Kafka at {}", broker.address)) && text.contains("waited for")).then_some(())
-    });
+    let waits = |child: &mut Child| {
+        eventually("it says what it waits for", || {
+            assert!(child.try_wait().unwrap().is_none(), "it waits: {}", read(&said));
+            let text = read(&said);
+            (text.contains(&format!("Kafka at {}", broker.address)) && text.contains("waited for")).then_some(())
+        });
+    };
+    // Asked to end meanwhile, it does so at once, and not with an error when it has waited for long enough.
+    let mut child = start();
+    waits(&mut child);
+    signal(child.id(), "TERM");
+    let status = eventually("it ends", || child.try_wait().unwrap());
+    assert!(status.success(), "{status}: {}", read(&said));
+    let mut child = start();
+    waits(&mut child);
     assert_eq!(read(&listens), "");
     broker.revive(1);
     eventually("it listens", || {

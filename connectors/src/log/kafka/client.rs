@@ -118,7 +118,9 @@ impl Context {
         }
         let line = self.shared.config.without_secrets(line);
         let client = &self.name;
-        if level <= RDKafkaLogLevel::Error as i32 {
+        // That none can be reached is said once, by what is counted as away.
+        let is_told = line.ends_with("brokers are down") || (facility == "FAIL" && self.shared.away().is_some());
+        if level <= RDKafkaLogLevel::Error as i32 && !is_told {
             tracing::warn!(client, facility, "librdkafka: {line}");
         } else {
             tracing::debug!(client, facility, "librdkafka: {line}");
