@@ -64,11 +64,13 @@ impl Known {
     }
 }
 
+/// A record's key and value.
+type Owned = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// One that is asked for.
 struct Asked {
     topic: String,
-    /// Keys and values.
-    records: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    records: Vec<Owned>,
     bytes: usize,
     key: String,
     short_key: [u8; 16],
