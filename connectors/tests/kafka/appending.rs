@@ -1,6 +1,6 @@
 //! What is appended: once, durable, with or without a key, and what is refused.
 
-use crate::{Broker, Read, log_at, topic, values};
+use crate::{Broker, Read, create_plain, log_alone, log_at, topic, values};
 use tallyflow_connectors::log::{Log, Retention, TopicConfig, TopicError, partition_of};
 use tallyflow_dataflows::source::{NewRecord, ProduceError, Producer, Source};
 
@@ -49,7 +49,7 @@ fn an_append_with_a_key_is_written_once_whoever_asks() {
 fn appends_with_keys_that_come_together_are_written_together_and_each_hears_its_own() {
     const APPENDS: usize = 200;
     let Some(brokers) = Broker::shared() else { return };
-    let log = log_at(&brokers);
+    let log = log_alone(&brokers);
     let (topic, missing, long) = (topic(&log, "t", 1), crate::name("missing"), "x".repeat(1_000_001));
     log.append(&topic, &values(&["first"]), Some(&crate::name("key"))).unwrap();
     let keys: Vec<String> = (0..APPENDS).map(|_| crate::name("key")).collect();
@@ -88,6 +88,44 @@ fn appends_with_keys_that_come_together_are_written_together_and_each_hears_its_
     // What is no record is the marker of a transaction.
     let transactions = last - records as u64;
     assert!(transactions < APPENDS as u64 / 4, "{transactions} transactions");
+}
+
+#[test]
+fn an_append_that_the_broker_refuses_takes_no_other_with_it() {
+    const APPENDS: usize = 5;
+    let Some(brokers) = Broker::shared() else { return };
+    let log = log_alone(&brokers);
+    // Compressed too it is too long.
+    let long: String = (0..2_000_u64).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let (wide, narrow) = (topic(&log, "t", 1), crate::name("narrow"));
+    create_plain(&brokers, &narrow, &[("max.message.bytes", "2000")]);
+    log.append(&wide, &values(&["first"]), Some(&crate::name("key"))).unwrap();
+    let start = std::sync::Barrier::new(3 * APPENDS);
+    std::thread::scope(|scope| {
+        let (log, start) = (&log, &start);
+        let ask = move |topic: &str, text: &str| {
+            start.wait();
+            log.append(topic, &values(&[text]), Some(&crate::name("key")))
+        };
+        let asked: Vec<_> = [(&wide, "fits"), (&narrow, "fits"), (&narrow, &*long)]
+            .into_iter()
+            .flat_map(|asked| [asked; APPENDS])
+            .map(|(topic, text)| (text, scope.spawn(move || ask(topic, text))))
+            .collect();
+        for (text, asked) in asked {
+            match asked.join().unwrap() {
+                Ok(_) => assert!(text == "fits", "what is too long was taken"),
+                Err(error) => assert!(text == long && matches!(error, ProduceError::TooLarge { .. }), "{error:?}"),
+            }
+        }
+    });
+    for (topic, count) in [(&wide, APPENDS + 2), (&narrow, APPENDS + 1)] {
+        let last = log.append(topic, &values(&["last"]), Some(&crate::name("key"))).unwrap().ranges[0].2.0;
+        let mut read = Read::open(&log, topic, 0, 0);
+        read.until(last);
+        assert_eq!(read.texts().len(), count);
+        assert!(!read.texts().contains(&&*long));
+    }
 }
 
 #[test]

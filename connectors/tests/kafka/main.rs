@@ -15,6 +15,10 @@ mod secured;
 mod trouble;
 
 use broker::Broker;
+use futures_executor::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -38,6 +42,11 @@ fn log_with(brokers: &str, properties: &[(&str, &str)]) -> KafkaLog {
     KafkaLog::open(KafkaConfig::new(brokers, properties.collect()).unwrap(), "tallyflow-test").unwrap()
 }
 
+/// One of a server of its own: no other takes over what it appends with keys.
+fn log_alone(brokers: &str) -> KafkaLog {
+    KafkaLog::open(KafkaConfig::new(brokers, BTreeMap::new()).unwrap(), &name("server")).unwrap()
+}
+
 /// A name that no other test has used.
 fn name(what: &str) -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
@@ -48,6 +57,15 @@ fn topic(log: &KafkaLog, what: &str, partitions: u32) -> String {
     let name = name(what);
     log.create_topic(&name, partitions, TopicConfig::default()).unwrap();
     name
+}
+
+/// A topic of one partition as other programs make it: its times are those that producers give.
+fn create_plain(brokers: &str, topic: &str, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let made = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    let made = settings.iter().fold(made, |made, (name, value)| made.set(name, value));
+    block_on(admin.create_topics([&made], &AdminOptions::new())).unwrap().pop().unwrap().unwrap();
 }
 
 fn values<'a>(values: &'a [&'a str]) -> Vec<NewRecord<'a>> {

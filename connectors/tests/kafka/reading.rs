@@ -1,9 +1,6 @@
 //! What is read: offsets, keys, tombstones, compressed and transactional records, bounds.
 
-use crate::{ALL, Broker, Read, log_at, topic, until, values};
-use futures_executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use crate::{ALL, Broker, Read, create_plain, log_at, topic, until, values};
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -26,14 +23,6 @@ fn other(brokers: &str, properties: &[(&str, &str)]) -> BaseProducer {
 
 fn put(producer: &BaseProducer, topic: &str, value: &str) {
     producer.send(BaseRecord::<(), str>::to(topic).partition(0).payload(value)).map_err(|(e, _)| e).unwrap();
-}
-
-/// A topic of one partition as other programs make it: its times are those that producers give.
-fn create_plain(brokers: &str, topic: &str) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-    let made = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
-    block_on(admin.create_topics([&made], &AdminOptions::new())).unwrap().pop().unwrap().unwrap();
 }
 
 #[test]
@@ -94,7 +83,7 @@ fn every_compression_is_read_and_a_time_that_the_producer_gave() {
         let topic = crate::name("created");
         let time_ms = jiff::Timestamp::now().as_millisecond() - 60_000;
         let producer = other(&brokers, &[("compression.type", codec), ("linger.ms", "20")]);
-        create_plain(&brokers, &topic);
+        create_plain(&brokers, &topic, &[]);
         for n in 0..50 {
             let headers = OwnedHeaders::new().insert(Header { key: "h", value: Some("v") });
             let value = format!("{codec} {n} {}", "x".repeat(500));
@@ -156,7 +145,7 @@ fn a_time_is_found_and_a_range_is_shown() {
     let Some(brokers) = Broker::shared() else { return };
     let log = log_at(&brokers);
     let topic = crate::name("times");
-    create_plain(&brokers, &topic);
+    create_plain(&brokers, &topic, &[]);
     let producer = other(&brokers, &[]);
     let between_ms = jiff::Timestamp::now().as_millisecond() - 60_000;
     for (value, time_ms) in [("a", between_ms - 20), ("b", between_ms - 20), ("c", between_ms + 20)] {

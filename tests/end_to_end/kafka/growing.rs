@@ -140,3 +140,32 @@ fn tools_see_how_far_a_job_has_read_and_what_brokers_do() {
             .then_some(())
     });
 }
+
+#[test]
+fn a_broker_that_holds_answers_back_is_told_of_and_costs_no_record() {
+    let Some(broker) = Broker::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path(), &broker.address, "t");
+    server.http.create_topic("slow", 1);
+    server.http.submit(&job("slow"));
+    let quota = |change: &[&str]| {
+        let of = ["--entity-type", "clients", "--entity-default"];
+        let to = ["kafka.admin.ConfigCommand", "--bootstrap-server", &broker.address, "--alter"];
+        broker.tool(&[&to[..], &of[..], change].concat());
+    };
+    // Over ten seconds a client may read 200 kB, and there is more.
+    quota(&["--add-config", "consumer_byte_rate=20000"]);
+    let posted = Posted { acknowledged: (0..50_000).collect(), ..Posted::default() };
+    for part in (0..50_000).collect::<Vec<u64>>().chunks(10_000) {
+        server.http.append("slow", part.iter().map(|n| record(*n) + "\n").collect::<String>());
+    }
+    eventually("the metrics tell of it", || {
+        let metrics = server.http.get("/metrics").ok().text;
+        let mut lines = metrics.lines().filter(|line| line.starts_with("tallyflow_kafka_throttle_seconds{"));
+        lines.any(|line| line.rsplit_once(' ').is_some_and(|(_, seconds)| seconds != "0.0")).then_some(())
+    });
+    assert!(server.http.tallies("slow").accounting.read < 50_000, "it is still held back");
+    quota(&["--delete-config", "consumer_byte_rate"]);
+    assert_counted(&server.http, &broker.address, "slow", 1, &posted);
+    server.http.recount("slow");
+}

@@ -15,7 +15,7 @@ use super::transactions::{Broken, Transactions};
 use crate::log::{RangeReader, Retention, TopicConfig, TopicError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{RecvError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -196,17 +196,11 @@ impl Once {
     /// Writes appends, or finds what they have come to, and tells each.
     fn write(&self, log: &(dyn crate::log::Log + '_), appender: &Appender, mut group: Vec<Asked>) {
         let mut state = lock(&self.state);
-        let (transactions, known) = &mut *state;
-        if !transactions.is_begun() {
-            *known = None;
-        }
-        if known.is_none() {
-            match transactions.begin().and_then(|()| self.known(log)) {
-                Ok(read) => *known = Some(read),
-                Err(error) => return group.iter().for_each(|asked| asked.done(Err(error.clone()))),
-            }
-        }
-        let Some(known) = known else { return };
+        let (transactions, kept) = &mut *state;
+        let mut known = match kept.take().map_or_else(|| transactions.begin().and_then(|()| self.known(log)), Ok) {
+            Ok(known) => known,
+            Err(error) => return group.iter().for_each(|asked| asked.done(Err(error.clone()))),
+        };
         group.retain(|asked| match known.by_key.get(&asked.short_key) {
             Some((before, ranges)) => {
                 let is_same = *before == asked.digest;
@@ -215,33 +209,59 @@ impl Once {
             }
             None => true,
         });
-        if let Err(broken) = self.write_together(transactions, appender, &group, known) {
-            // One of them may be at fault: it is to be told so, and the others to be written.
-            let is_alone = group.len() == 1 || !broken.is_undone;
-            for asked in &group {
-                let written = if is_alone {
-                    Err(broken.clone())
-                } else {
-                    self.write_together(transactions, appender, std::slice::from_ref(asked), known)
-                };
-                if let Err(broken) = written {
-                    asked.done(Err(broken.error));
-                }
-            }
+        // Where it is not known what has become of a transaction, that is read when the next append comes.
+        if self.write_all(transactions, appender, &group.iter().collect::<Vec<_>>(), &mut known) {
+            *kept = Some(known);
         }
     }
 
-    /// Writes appends in one transaction, and tells each; where that fails, those are told that were not sent.
+    /// Writes appends together and tells each. Where that fails they are tried by topic, and those of one topic one
+    /// by one, so that none is refused for the fault of another. Answers whether it is known what was written.
+    fn write_all(
+        &self,
+        transactions: &mut Transactions,
+        appender: &Appender,
+        group: &[&Asked],
+        known: &mut Known,
+    ) -> bool {
+        let Err(Broken { error, is_undone }) = self.write_together(transactions, appender, group, known) else {
+            return true;
+        };
+        let mut topics: BTreeMap<&str, Vec<&Asked>> = BTreeMap::new();
+        group.iter().for_each(|asked| topics.entry(&asked.topic).or_default().push(asked));
+        // A topic that does not answer is waited for once.
+        let is_away = topics.len() == 1 && matches!(error, ProduceError::Away(_));
+        if group.len() == 1 || is_away || !is_undone {
+            for asked in group {
+                // Of several it is not known whose fault it was: asked again, each hears its own.
+                let is_own = group.len() == 1 || is_away;
+                asked.done(Err(if is_own { error.clone() } else { ProduceError::Away(error.to_string()) }));
+            }
+            return is_undone;
+        }
+        let smaller: Vec<Vec<&Asked>> = match topics.len() {
+            1 => group.iter().map(|asked| vec![*asked]).collect(),
+            _ => topics.into_values().collect(),
+        };
+        let mut is_known = true;
+        for part in smaller {
+            is_known &= self.write_all(transactions, appender, &part, known);
+        }
+        is_known
+    }
+
+    /// Writes appends in one transaction and tells each; where that fails, none.
     fn write_together(
         &self,
         transactions: &mut Transactions,
         appender: &Appender,
-        group: &[Asked],
+        group: &[&Asked],
         known: &mut Known,
     ) -> Result<(), Broken> {
         if group.is_empty() {
             return Ok(());
         }
+        transactions.begin().map_err(|error| Broken { error, is_undone: true })?;
         crash::point("append::begin");
         let written = transactions.write(appender, |transaction| {
             let (mut sent, mut refused) = (Vec::new(), Vec::new());
@@ -259,12 +279,25 @@ impl Once {
             }
             let mut done = Vec::with_capacity(sent.len());
             let mut entries = Vec::with_capacity(sent.len());
+            let mut failed: Option<ProduceError> = None;
             for (asked, delivery) in sent {
-                let appended = transaction.wait(&delivery, &asked.topic, asked.records.len())?;
+                let appended = match transaction.wait(&delivery, &asked.topic, asked.records.len()) {
+                    Ok(appended) => appended,
+                    Err(error) => {
+                        // What the others have met may be but what came of it.
+                        if matches!(failed, None | Some(ProduceError::Away(_))) {
+                            failed = Some(error);
+                        }
+                        continue;
+                    }
+                };
                 let ranges = appended.ranges.iter().map(|(p, from, to)| (p.0, from.0, to.0)).collect();
                 let entry = Entry { key: asked.short_key, digest: asked.digest, ranges };
                 entries.push(serde_json::to_vec(&entry).map_err(|error| ProduceError::Io(error.to_string()))?);
                 done.push((asked, entry, appended));
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
             if !entries.is_empty() {
                 let entries: Vec<_> = entries.iter().map(|e| NewRecord { key: None, value: Some(e) }).collect();
@@ -273,7 +306,6 @@ impl Once {
             crash::point("append::written");
             Ok((done, refused))
         });
-        // Where it is not known what has become of it, that is read when the next one comes.
         let (done, refused) = written?;
         crash::point("append::committed");
         for (asked, entry, appended) in done {

@@ -16,7 +16,7 @@ pub(super) struct Transactions {
     id: String,
     /// How long one may take.
     limit: Duration,
-    /// `None`: it is not known what has become of the last one, or none was begun yet.
+    /// `None`: the last one has failed, or none was begun yet.
     client: Option<Client>,
 }
 
@@ -33,7 +33,7 @@ impl Transactions {
         Transactions { shared, id, limit, client: None }
     }
 
-    /// Whether it is known what has become of all before.
+    /// Whether one can be written: the last one has not failed.
     pub fn is_begun(&self) -> bool {
         self.client.is_some()
     }
@@ -56,8 +56,8 @@ impl Transactions {
         ProduceError::Away(self.shared.sentence(what, error))
     }
 
-    /// Writes one, after [`Transactions::begin`]. Blocks until it is committed. After an error of which it is
-    /// not known that nothing was written it has to be begun anew.
+    /// Writes one, after [`Transactions::begin`]. Blocks until it is committed. After an error it has to be begun
+    /// anew.
     pub fn write<T>(
         &mut self,
         appender: &Appender,
@@ -81,9 +81,9 @@ impl Transactions {
                 Broken { error, is_undone }
             }
         };
-        if !broken.is_undone {
-            self.client = None;
-        }
+        // After an error librdkafka may begin a new epoch of the producer behind the next transaction's back, and
+        // purge what that has sent.
+        self.client = None;
         Err(broken)
     }
 }
