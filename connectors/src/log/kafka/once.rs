@@ -47,6 +47,10 @@ type Ranges = Vec<(u32, u64, u64)>;
 
 #[derive(Default)]
 struct Known {
+    /// What was read of the topic of appends; `None`: nothing yet.
+    next: Option<Offset>,
+    /// Whether all is known: nobody else has written since.
+    is_whole: bool,
     by_key: HashMap<[u8; 16], ([u8; 16], Ranges)>,
     order: VecDeque<[u8; 16]>,
 }
@@ -142,14 +146,13 @@ pub(super) struct Once {
     /// The topic of appends.
     topic: String,
     waiting: Mutex<Waiting>,
-    /// What is known: `None` where it has to be read.
-    state: Mutex<(Transactions, Option<Known>)>,
+    state: Mutex<(Transactions, Known)>,
 }
 
 impl Once {
     pub fn new(shared: Arc<Shared>, looker: Arc<Looker>, topic: String, id: String) -> Once {
         let transactions = Transactions::new(shared, id, LIMIT);
-        Once { looker, topic, waiting: Mutex::default(), state: Mutex::new((transactions, None)) }
+        Once { looker, topic, waiting: Mutex::default(), state: Mutex::new((transactions, Known::default())) }
     }
 
     /// Appends, or answers what the append of this key has come to.
@@ -186,68 +189,54 @@ impl Once {
         let lead = Lead(&self.waiting);
         // Its own is the first that waits.
         let group = lock(lead.0).take();
-        self.write(log, appender, group);
+        let mut state = lock(&self.state);
+        let (transactions, known) = &mut *state;
+        self.write(log, appender, &group.iter().collect::<Vec<_>>(), (transactions, known));
+        drop(state);
         match mine.recv().map_err(given_up)? {
             Turn::Done(result) => result,
             Turn::Lead => Err(ProduceError::Io("two threads write appends at a time; this is a defect".to_owned())),
         }
     }
 
-    /// Writes appends, or finds what they have come to, and tells each.
-    fn write(&self, log: &(dyn crate::log::Log + '_), appender: &Appender, mut group: Vec<Asked>) {
-        let mut state = lock(&self.state);
-        let (transactions, kept) = &mut *state;
-        let mut known = match kept.take().map_or_else(|| transactions.begin().and_then(|()| self.known(log)), Ok) {
-            Ok(known) => known,
-            Err(error) => return group.iter().for_each(|asked| asked.done(Err(error.clone()))),
-        };
-        group.retain(|asked| match known.by_key.get(&asked.short_key) {
-            Some((before, ranges)) => {
-                let is_same = *before == asked.digest;
-                asked.done(is_same.then(|| appended(ranges)).ok_or(ProduceError::KeyReused { key: asked.key.clone() }));
-                false
-            }
-            None => true,
-        });
-        // Where it is not known what has become of a transaction, that is read when the next append comes.
-        if self.write_all(transactions, appender, &group.iter().collect::<Vec<_>>(), &mut known) {
-            *kept = Some(known);
-        }
-    }
-
-    /// Writes appends together and tells each. Where that fails they are tried by topic, and those of one topic one
-    /// by one, so that none is refused for the fault of another. Answers whether it is known what was written.
-    fn write_all(
+    /// Writes appends together, or finds what they have come to, and tells each. Where that fails they are tried by
+    /// topic, and those of one topic one by one, so that none is refused for the fault of another.
+    fn write(
         &self,
-        transactions: &mut Transactions,
+        log: &(dyn crate::log::Log + '_),
         appender: &Appender,
         group: &[&Asked],
-        known: &mut Known,
-    ) -> bool {
-        let Err(Broken { error, is_undone }) = self.write_together(transactions, appender, group, known) else {
-            return true;
+        (transactions, known): (&mut Transactions, &mut Known),
+    ) {
+        if let Err(error) = self.know(log, transactions, known) {
+            return group.iter().for_each(|asked| asked.done(Err(error.clone())));
+        }
+        let (before, group): (Vec<&Asked>, Vec<&Asked>) =
+            group.iter().partition(|asked| known.by_key.contains_key(&asked.short_key));
+        for asked in before {
+            let known = known.by_key.get(&asked.short_key).filter(|(digest, _)| *digest == asked.digest);
+            let reused = || ProduceError::KeyReused { key: asked.key.clone() };
+            asked.done(known.map(|(_, ranges)| appended(ranges)).ok_or_else(reused));
+        }
+        let Err(Broken { error, is_undone }) = self.write_together(transactions, appender, &group, known) else {
+            return;
         };
         let mut topics: BTreeMap<&str, Vec<&Asked>> = BTreeMap::new();
         group.iter().for_each(|asked| topics.entry(&asked.topic).or_default().push(asked));
         // A topic that does not answer is waited for once.
-        let is_away = topics.len() == 1 && matches!(error, ProduceError::Away(_));
-        if group.len() == 1 || is_away || !is_undone {
+        let is_own = group.len() == 1 || topics.len() == 1 && matches!(error, ProduceError::Away(_));
+        if is_own || !is_undone {
             for asked in group {
                 // Of several it is not known whose fault it was: asked again, each hears its own.
-                let is_own = group.len() == 1 || is_away;
                 asked.done(Err(if is_own { error.clone() } else { ProduceError::Away(error.to_string()) }));
             }
-            return is_undone;
+            return;
         }
         let smaller: Vec<Vec<&Asked>> = match topics.len() {
             1 => group.iter().map(|asked| vec![*asked]).collect(),
             _ => topics.into_values().collect(),
         };
-        let mut is_known = true;
-        for part in smaller {
-            is_known &= self.write_all(transactions, appender, &part, known);
-        }
-        is_known
+        smaller.iter().for_each(|part| self.write(log, appender, part, (transactions, known)));
     }
 
     /// Writes appends in one transaction and tells each; where that fails, none.
@@ -261,8 +250,8 @@ impl Once {
         if group.is_empty() {
             return Ok(());
         }
-        transactions.begin().map_err(|error| Broken { error, is_undone: true })?;
         crash::point("append::begin");
+        let mut next = known.next;
         let written = transactions.write(appender, |transaction| {
             let (mut sent, mut refused) = (Vec::new(), Vec::new());
             for asked in group {
@@ -301,13 +290,15 @@ impl Once {
             }
             if !entries.is_empty() {
                 let entries: Vec<_> = entries.iter().map(|e| NewRecord { key: None, value: Some(e) }).collect();
-                transaction.append(&self.topic, &entries)?;
+                let written = transaction.append(&self.topic, &entries)?;
+                next = written.ranges.first().map(|(_, _, next)| *next);
             }
             crash::point("append::written");
             Ok((done, refused))
         });
         let (done, refused) = written?;
         crash::point("append::committed");
+        known.next = next;
         for (asked, entry, appended) in done {
             known.insert(entry);
             asked.done(Ok(appended));
@@ -316,19 +307,39 @@ impl Once {
         Ok(())
     }
 
-    /// Reads what is known.
-    fn known(&self, log: &(dyn crate::log::Log + '_)) -> Result<Known, ProduceError> {
-        let away = |error: &dyn ToString| ProduceError::Away(error.to_string());
-        let config = TopicConfig { compacted: false, retention: Retention { age: Some(KEPT), bytes: None } };
-        match log.create_topic(&self.topic, 1, config) {
-            Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
-            Err(error) => return Err(away(&error)),
+    /// Makes sure that a transaction can be written, and that all is known which was written before: by this one, where
+    /// it is not known what has become of its last, or by another server that has taken over meanwhile.
+    fn know(
+        &self,
+        log: &(dyn crate::log::Log + '_),
+        transactions: &mut Transactions,
+        known: &mut Known,
+    ) -> Result<(), ProduceError> {
+        if !transactions.is_begun() {
+            known.is_whole = false;
+            transactions.begin()?;
         }
-        let mut known = Known::default();
-        let since_ms = jiff::Timestamp::now().as_millisecond() - i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
-        let from = self.looker.offset_at(&self.topic, PartitionId(0), since_ms).map_err(|error| away(&error))?;
+        if known.is_whole {
+            return Ok(());
+        }
+        let away = |error: &dyn ToString| ProduceError::Away(error.to_string());
+        let from = match known.next {
+            Some(next) => next,
+            None => {
+                let config = TopicConfig { compacted: false, retention: Retention { age: Some(KEPT), bytes: None } };
+                match log.create_topic(&self.topic, 1, config) {
+                    Ok(()) | Err(TopicError::AlreadyExists { .. }) => {}
+                    Err(error) => return Err(away(&error)),
+                }
+                let kept_ms = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
+                let since_ms = jiff::Timestamp::now().as_millisecond() - kept_ms;
+                self.looker.offset_at(&self.topic, PartitionId(0), since_ms).map_err(|error| away(&error))?
+            }
+        };
         let state = self.looker.states(&[&self.topic]).map_err(|error| away(&error))?;
-        let end = state.first().and_then(|state| state.partitions.first()).map_or(from, |partition| partition.end);
+        let partition = state.first().and_then(|state| state.partitions.first());
+        let (start, end) = partition.map_or((from, from), |partition| (partition.start, partition.end));
+        let from = from.max(start);
         let source: &dyn Source = log;
         let mut reader = RangeReader::open(source, (&self.topic, None), PartitionId(0), (from, end.max(from)));
         let budget = Budget { records_max: 10_000, bytes_max: 8 << 20, until: Offset(u64::MAX) };
@@ -339,7 +350,8 @@ impl Once {
         };
         let reading = reader.as_mut().map_err(|error| away(error))?;
         while reading.read(budget, &mut note).map_err(|error| away(&error))?.is_some() {}
-        Ok(known)
+        (known.next, known.is_whole) = (Some(end.max(from)), true);
+        Ok(())
     }
 }
 
