@@ -111,8 +111,12 @@ impl Names {
 
 fn hash_line<S: AsRef<str>>(state: &RandomState, subject: SubjectIndex, group: &[S]) -> u64 {
     let mut hasher = state.build_hasher();
-    // Where one part ends and the next begins is seen to when they are compared.
     hasher.write_u32(subject.0);
-    group.iter().for_each(|part| hasher.write(part.as_ref().as_bytes()));
+    for (i, part) in group.iter().enumerate() {
+        if i > 0 {
+            hasher.write_u8(END);
+        }
+        hasher.write(part.as_ref().as_bytes());
+    }
     hasher.finish()
 }

@@ -162,7 +162,9 @@ fn a_broker_that_holds_answers_back_is_told_of_and_costs_no_record() {
     eventually("the metrics tell of it", || {
         let metrics = server.http.get("/metrics").ok().text;
         let mut lines = metrics.lines().filter(|line| line.starts_with("tallyflow_kafka_throttle_seconds{"));
-        lines.any(|line| line.rsplit_once(' ').is_some_and(|(_, seconds)| seconds != "0.0")).then_some(())
+        lines
+            .any(|line| line.rsplit_once(' ').is_some_and(|(_, seconds)| seconds.parse::<f64>().unwrap() > 0.0))
+            .then_some(())
     });
     assert!(server.http.tallies("slow").accounting.read < 50_000, "it is still held back");
     quota(&["--delete-config", "consumer_byte_rate"]);

@@ -117,9 +117,8 @@ pub(super) struct Events {
     raw: *mut sys::rd_kafka_queue_t,
 }
 
-// A queue of librdkafka may be used from any thread.
+// SAFETY: a queue of librdkafka may be used from any thread.
 unsafe impl Send for Events {}
-unsafe impl Sync for Events {}
 
 impl Events {
     /// Has all lines of a client's log come here from now on. It has to be dropped before the client.
@@ -252,14 +251,6 @@ impl OneQueue {
     /// Takes as many as can be had at once, and waits so long until they are so many.
     pub fn take(&self, wait: Duration, max: usize, batch: &mut Batch) {
         batch.take(self.raw, wait, max);
-    }
-
-    /// Waits so long until there is one, and takes that.
-    pub fn take_one(&self, wait: Duration, batch: &mut Batch) {
-        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the queue is valid; what is taken belongs to the batch.
-        let message = unsafe { sys::rd_kafka_consume_queue(self.raw, wait_ms) };
-        batch.messages.extend((!message.is_null()).then_some(message));
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Looker {
     shared: Arc<Shared>,
     consumer: BaseConsumer<Context>,
     /// What the client below says; dropped before it.
-    said: Events,
+    said: Mutex<Events>,
     admin: AdminClient<Context>,
     configs: Mutex<HashMap<String, (Instant, TopicConfig)>>,
     /// Who is asked for topics; `None`: the one that the cluster names as its controller, which may be none
@@ -52,7 +52,7 @@ impl Looker {
         Ok(Looker {
             shared: shared.clone(),
             consumer: config.create_with_context(Context::new(shared, "looks"))?,
-            said: Events::of_admin(&admin),
+            said: Mutex::new(Events::of_admin(&admin)),
             admin,
             configs: Mutex::default(),
             asked: Mutex::default(),
@@ -67,7 +67,8 @@ impl Looker {
     /// Lets librdkafka say what is the matter, and what it wants; to be called now and then.
     pub fn serve(&self) {
         self.consumer.poll(Duration::ZERO);
-        while let Some(said) = self.said.next() {
+        let events = lock(&self.said);
+        while let Some(said) = events.next() {
             self.admin.inner().context().hear(said, &self.admin);
         }
     }

@@ -52,7 +52,7 @@ impl Drain {
 
     /// Waits so long until there is one, and takes it with all that is there already.
     pub fn take_soon(&mut self, wait: Duration, each: &mut dyn FnMut(RecordRef<'_>)) -> Result<usize, String> {
-        self.queue.take_one(wait, &mut self.batch);
+        self.queue.take(wait, 1, &mut self.batch);
         if self.batch.is_empty() {
             return Ok(0);
         }

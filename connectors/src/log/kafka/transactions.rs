@@ -21,7 +21,6 @@ pub(super) struct Transactions {
 }
 
 /// Why a transaction was not written.
-#[derive(Clone)]
 pub(super) struct Broken {
     pub error: ProduceError,
     /// Whether it is known that nothing of it was.

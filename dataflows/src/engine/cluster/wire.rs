@@ -55,8 +55,6 @@ pub enum Note {
         error: String,
         at: Option<Position>,
     },
-    /// To the leader: the process has obeyed the order of this number; by input and partition, where reading
-    /// stands as far as it knows.
     /// To the leader: a partition is waited for, or is read again.
     Waits {
         job: JobId,
@@ -64,6 +62,8 @@ pub enum Note {
         partition: PartitionId,
         why: Option<String>,
     },
+    /// To the leader: the process has obeyed the order of this number; by input and partition, where reading
+    /// stands as far as it knows.
     Obeyed {
         order: u64,
         positions: Vec<Vec<Offset>>,
